@@ -1,0 +1,91 @@
+//! Why an input was dropped or refused. Counters are indexed by this enum, so that every
+//! discarded frame is visible to the operator under exactly one name.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why an input was dropped or refused (alphabetical).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The name under which the counter is shown.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The ACK number lies outside of what the peer can know (RFC 5961 section 5).
+    AckUnacceptable = "ack_unacceptable",
+    /// The IP, TCP or UDP checksum is wrong.
+    BadChecksum = "bad_checksum",
+    /// A SYN cookie did not verify.
+    CookieInvalid = "cookie_invalid",
+    /// The flow table is full.
+    FlowTableFull = "flow_table_full",
+    /// An IP fragment; fragments of TCP segments are never reassembled.
+    Fragment = "fragment",
+    /// The header is shorter than its length fields say, or a field has an impossible value.
+    Malformed = "malformed",
+    /// Not for one of our addresses, or a protocol that is not handled.
+    NotForUs = "not_for_us",
+    /// This node does not own the bucket.
+    NotOwner = "not_owner",
+    /// The sequence number lies outside of the receive window (RFC 9293 section 3.10.7.4).
+    OutOfWindow = "out_of_window",
+    /// The timestamp is older than the last one (PAWS, RFC 7323 section 5).
+    PawsRejected = "paws_rejected",
+    /// A cluster datagram that does not authenticate.
+    PeerAuthentication = "peer_authentication",
+    /// A cluster datagram or message that does not decode.
+    PeerMalformed = "peer_malformed",
+    /// A cluster datagram that was seen before, or is older than the replay window.
+    PeerReplay = "peer_replay",
+    /// A cluster message of a term that is over (rule 6).
+    PeerStaleTerm = "peer_stale_term",
+    /// No free source port toward this backend in this bucket.
+    PortExhausted = "port_exhausted",
+    /// An RST in the window but not at the exact sequence number (RFC 5961 section 3).
+    RstChallenged = "rst_challenged",
+    /// A SYN on a synchronized connection (RFC 5961 section 4).
+    SynChallenged = "syn_challenged",
+    /// No listener on this address and port.
+    UnknownFlow = "unknown_flow",
+    /// More data than the receive buffer has room for.
+    WindowExceeded = "window_exceeded",
+}
+
+/// Number of counters.
+pub const REASONS: usize = Reason::ALL.len();
+
+/// One counter for each [`Reason`].
+#[derive(Clone, Debug)]
+pub struct Counters([u64; REASONS]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters([0; REASONS])
+    }
+}
+
+impl Counters {
+    /// Counts one input that was dropped for `reason`.
+    pub fn count(&mut self, reason: Reason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// How many inputs were dropped for `reason`.
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Name and value of every counter.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Reason::ALL.iter().map(|reason| (reason.as_str(), self.get(*reason)))
+    }
+}

@@ -1,0 +1,8 @@
+//! The relay process around the core: AF_XDP ports, the XDP program's loader, the pinned worker,
+//! the configuration and the control socket.
+
+pub mod config;
+pub mod control;
+pub mod neighbors;
+pub mod port;
+pub mod xdp;
