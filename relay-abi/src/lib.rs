@@ -4,7 +4,14 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
 pub mod bucket;
 #[cfg(feature = "serde")]
 pub mod control;
+#[cfg(feature = "alloc")]
+pub mod peer;
+#[cfg(feature = "alloc")]
+pub mod wire;
 pub mod xdp;
