@@ -9,8 +9,17 @@
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("choose a crypto provider: feature `aws-lc-rs` (default) or `ring`");
 
+pub mod config;
+mod crypto;
+mod entropy;
+pub mod flow;
 pub mod frame;
+pub mod id;
+pub mod node;
 pub mod reason;
+pub mod relay;
+pub mod replica;
+pub mod shard;
 pub mod tcp;
 pub mod time;
 pub mod tls;

@@ -1,0 +1,64 @@
+//! What the operator decides, resolved: the core reads no files.
+
+use core::net::IpAddr;
+
+use crate::frame::{EthernetAddress, IpAddress, IpEndpoint};
+use crate::id::NodeId;
+use crate::tcp;
+use crate::time::Duration;
+use crate::tls;
+
+/// One of a node's interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Toward the clients.
+    Client,
+    /// Toward the backends.
+    Backend,
+    /// Toward the other nodes.
+    Cluster,
+}
+
+/// Everything that a [`crate::node::Node`] is told at its start.
+pub struct Settings {
+    pub node: NodeId,
+    pub cluster: Cluster,
+    /// The cluster's MAC address toward clients; held by the owner.
+    pub client_mac: EthernetAddress,
+    /// The cluster's MAC address toward backends; held by the owner.
+    pub backend_mac: EthernetAddress,
+    pub listeners: Vec<Listener>,
+    pub client_tcp: tcp::Config,
+    pub backend_tcp: tcp::Config,
+    /// Bytes that wait longer than this for the far end are replicated; None: never.
+    pub hold: Option<Duration>,
+    /// Flows that this node owns at most.
+    pub flows_max: usize,
+}
+
+/// The other nodes and how to talk to them.
+pub struct Cluster {
+    /// The pre-shared key; all other keys of the cluster are derived from it.
+    pub key: [u8; 32],
+    pub address: IpAddr,
+    pub udp_port: u16,
+    /// The address of our cluster interface.
+    pub mac: EthernetAddress,
+    /// Bytes of an IP packet that the cluster interface carries.
+    pub mtu: usize,
+    pub peers: Vec<(NodeId, IpAddr)>,
+    /// A node says that it lives at least this often.
+    pub heartbeat: Duration,
+    /// A node that was silent for this long is taken for dead.
+    pub timeout: Duration,
+}
+
+/// Where clients connect, and where they are relayed to.
+pub struct Listener {
+    pub addresses: Vec<IpAddress>,
+    pub port: u16,
+    /// The cluster's source addresses toward the backends.
+    pub snat: Vec<IpAddress>,
+    pub backends: Vec<IpEndpoint>,
+    pub tls: tls::ServerConfig,
+}

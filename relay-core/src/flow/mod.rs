@@ -1,0 +1,253 @@
+//! A flow: one client connection, its TLS state and its backend connection.
+//!
+//! Only here and in `shard` do TCP, TLS and the relay protocol meet. A flow is driven by
+//! [`Flow::service`] once per turn after anything happened to it; what it wants to release it puts
+//! behind a replication number, and [`Flow::apply`] lets it go when every gate holds it.
+
+mod down;
+mod open;
+mod opening;
+mod persist;
+mod up;
+
+pub use open::Open;
+pub use opening::{Dialing, FlowIds, Handshaking};
+pub use persist::{Restoration, ip_endpoint};
+
+use core::ops::Range;
+use std::collections::VecDeque;
+
+use relay_abi::peer::{Delivered, Settled};
+
+use crate::frame::{EthernetAddress, IpEndpoint};
+use crate::id::FlowId;
+use crate::replica::{Lsn, Replicas};
+use crate::tcp::{Cause, Connection, Phase};
+use crate::time::{Duration, Instant};
+
+/// A client has to finish its handshake, and a backend to answer, within this time.
+pub const OPENING_MAX: Duration = Duration::from_secs(30);
+
+/// A client that was sent a fatal alert has this long to take it.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
+/// One TCP connection of a flow and where its frames go.
+pub struct Leg {
+    pub connection: Connection,
+    /// None until the kernel has resolved it.
+    pub next_hop: Option<EthernetAddress>,
+}
+
+/// One client connection and its backend connection.
+pub struct Flow {
+    pub id: FlowId,
+    /// Index of the listener that it came in by.
+    pub listener: usize,
+    pub client: Leg,
+    pub stage: Stage,
+    pub created_ms: u64,
+}
+
+/// How far a flow has come.
+pub enum Stage {
+    /// The TLS handshake; nothing is replicated.
+    Handshaking(Box<Handshaking>),
+    /// The backend is dialed; nothing is replicated.
+    Dialing(Box<Dialing>),
+    /// Replicated: any relay of the view can go on with it.
+    Open(Box<Open>),
+    /// The client is told why it is not served.
+    Farewell { until: Instant },
+    /// Nothing is left to do.
+    Over,
+}
+
+/// What a flow wants from the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until something happens to it.
+    Wait,
+    /// A backend connection.
+    Dial,
+    /// To be forgotten.
+    Over,
+}
+
+/// Something that is released when every gate holds what determines it (rule 10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// EST is committed: the third ACK and data may go to the backend (rule 12).
+    Established,
+    /// The client leg may send up to this offset; the FIN counts.
+    Send(u64),
+    /// Both settled points are known.
+    Progress(Settled, Delivered),
+    /// These bytes from the client are held as data; the FIN counts.
+    UpData(Range<u64>),
+    /// These bytes from the backend are held as data; the FIN counts.
+    DownData(Range<u64>),
+    /// The flow is over: reset what is left of its connections.
+    Abort,
+}
+
+/// Effects in the order of their replication numbers.
+pub type Effects = VecDeque<(Lsn, FlowId, Effect)>;
+
+/// What one call of [`Flow::service`] works with.
+pub struct Turn<'a> {
+    pub now: Instant,
+    pub replicas: &'a mut Replicas,
+    pub effects: &'a mut Effects,
+    /// See [`crate::relay::Hold`].
+    pub hold: Option<Duration>,
+}
+
+impl Flow {
+    /// The backend leg, once the backend is dialed.
+    pub fn backend(&self) -> Option<&Leg> {
+        match &self.stage {
+            Stage::Dialing(dialing) => dialing.backend.as_ref(),
+            Stage::Open(open) => Some(&open.backend),
+            Stage::Handshaking(_) | Stage::Farewell { .. } | Stage::Over => None,
+        }
+    }
+
+    /// The backend leg, once the backend is dialed.
+    pub fn backend_mut(&mut self) -> Option<&mut Leg> {
+        match &mut self.stage {
+            Stage::Dialing(dialing) => dialing.backend.as_mut(),
+            Stage::Open(open) => Some(&mut open.backend),
+            Stage::Handshaking(_) | Stage::Farewell { .. } | Stage::Over => None,
+        }
+    }
+
+    /// Whether backups know this flow.
+    pub fn is_replicated(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if !open.is_ended())
+    }
+
+    /// Does everything that can be done now.
+    pub fn service(&mut self, turn: &mut Turn<'_>) -> Next {
+        if let Stage::Handshaking(_) = self.stage {
+            self.shake_hands(turn.now);
+        }
+        if let Stage::Dialing(_) = self.stage {
+            self.await_backend(turn);
+        }
+        match &mut self.stage {
+            Stage::Handshaking(_) => Next::Wait,
+            Stage::Dialing(dialing) if dialing.backend.is_none() => Next::Dial,
+            Stage::Dialing(_) => Next::Wait,
+            Stage::Open(open) => {
+                open.service(self.id, &mut self.client, turn);
+                if open.is_over(&self.client) { Next::Over } else { Next::Wait }
+            }
+            Stage::Farewell { until } => {
+                if *until <= turn.now {
+                    self.client.connection.abort();
+                }
+                match self.client.connection.phase() {
+                    // The RST has to leave before the flow is forgotten.
+                    Phase::Closed(_) if !self.client.connection.wants_transmit(turn.now) => {
+                        Next::Over
+                    }
+                    _ => Next::Wait,
+                }
+            }
+            Stage::Over => Next::Over,
+        }
+    }
+
+    /// Lets go what was committed.
+    pub fn apply(&mut self, effect: Effect) {
+        if let Stage::Open(open) = &mut self.stage {
+            open.apply(&mut self.client, effect);
+        }
+    }
+
+    /// Runs the timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.client.connection.handle_timeout(now);
+        if let Some(backend) = self.backend_mut() {
+            backend.connection.handle_timeout(now);
+        }
+    }
+
+    /// When [`Flow::handle_timeout`] and [`Flow::service`] have to be called without input.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let own = match &self.stage {
+            Stage::Handshaking(handshaking) => Some(handshaking.until),
+            Stage::Dialing(dialing) => Some(dialing.until),
+            Stage::Open(open) => open.poll_timeout(),
+            Stage::Farewell { until } => Some(*until),
+            Stage::Over => None,
+        };
+        let backend = self.backend().and_then(|leg| leg.connection.poll_timeout());
+        [own, self.client.connection.poll_timeout(), backend].into_iter().flatten().min()
+    }
+
+    /// What the operator is shown.
+    pub fn describe(&self) -> Description {
+        let backend = self.backend().map(|leg| *leg.connection.tuple());
+        let (state, open) = match &self.stage {
+            Stage::Handshaking(_) => ("handshake", None),
+            Stage::Dialing(_) => ("connecting", None),
+            Stage::Open(open) => (open.state_name(&self.client), Some(open)),
+            Stage::Farewell { .. } => ("refused", None),
+            Stage::Over => ("over", None),
+        };
+        Description {
+            id: self.id,
+            client: self.client.connection.tuple().remote,
+            vip: self.client.connection.tuple().local,
+            backend: backend.map(|tuple| tuple.remote),
+            snat: backend.map(|tuple| tuple.local),
+            suite: open.map(|open| open.suite()),
+            server_name: open.map(|open| open.server_name().to_owned()).unwrap_or_default(),
+            bytes_up: open.map_or(0, |open| open.bytes_up()),
+            bytes_down: open.map_or(0, |open| open.bytes_down()),
+            state,
+            created_ms: self.created_ms,
+        }
+    }
+
+    /// Sends what the client is told last, and waits until it has it.
+    fn say_farewell(&mut self, now: Instant, bytes: &[u8]) {
+        let connection = &mut self.client.connection;
+        if !bytes.is_empty() {
+            connection.write(bytes);
+        }
+        connection.finish();
+        connection.set_send_limit(u64::MAX);
+        connection.set_ack_limit(u64::MAX);
+        self.stage = Stage::Farewell { until: now + FAREWELL_MAX };
+    }
+}
+
+/// What the operator is shown of a flow.
+#[derive(Clone, Debug)]
+pub struct Description {
+    pub id: FlowId,
+    pub client: IpEndpoint,
+    pub vip: IpEndpoint,
+    pub backend: Option<IpEndpoint>,
+    pub snat: Option<IpEndpoint>,
+    pub suite: Option<crate::tls::Suite>,
+    pub server_name: String,
+    /// Plaintext bytes from the client.
+    pub bytes_up: u64,
+    /// Plaintext bytes that the client has acknowledged.
+    pub bytes_down: u64,
+    pub state: &'static str,
+    pub created_ms: u64,
+}
+
+/// Whether a connection ended in any other way than by both FINs.
+fn is_broken(connection: &Connection) -> bool {
+    matches!(connection.phase(), Phase::Closed(cause) if cause != Cause::Normal)
+}
+
+/// Whether nothing more will happen on a connection.
+fn is_done(connection: &Connection) -> bool {
+    matches!(connection.phase(), Phase::Closed(_) | Phase::TimeWait)
+}

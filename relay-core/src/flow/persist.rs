@@ -1,0 +1,201 @@
+//! A flow as a base for backups, and back from a shadow.
+
+use core::net::{IpAddr, Ipv6Addr};
+
+use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Timestamps};
+
+use super::down::Down;
+use super::up::Up;
+use super::{Flow, Leg, Open, Stage};
+use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
+use crate::id::FlowId;
+use crate::relay::Hold;
+use crate::replica::{Pieces, Shadow};
+use crate::tcp::{self, Connection, State};
+use crate::time::{Duration, Instant};
+
+/// The old owner may have sent this much to a backend that nobody else knows of: the largest
+/// window (RFC 7323 section 2.3).
+const UNKNOWN_SENT_MAX: u64 = 1 << 30;
+
+/// What a node needs to go on with a flow besides its shadow.
+pub struct Restoration<'a> {
+    pub now: Instant,
+    pub client_config: &'a tcp::Config,
+    pub backend_config: &'a tcp::Config,
+    pub hold: Option<Duration>,
+    /// Added to TCP timestamps so that they go on above the former owner's, in milliseconds.
+    pub clock_lead: u32,
+    pub listener: usize,
+}
+
+impl Flow {
+    /// The flow as a whole. Gates must be given the [promised](Hold::promised) bytes, too.
+    pub(super) fn base<'a>(&'a self, open: &'a Open) -> Base<'a> {
+        let client = &self.client.connection;
+        let (write, read) = (open.down.keys(), open.up.keys());
+        let begin = open.raw.len() as u64;
+        let raw = if open.down.delivered().client == begin && client.acked() <= begin {
+            &open.raw[client.acked() as usize..]
+        } else {
+            &[]
+        };
+        Base {
+            flow: self.id.0,
+            client: wire_leg(&self.client),
+            backend: wire_leg(&open.backend),
+            suite: open.suite.id(),
+            server_name: open.server_name.as_bytes(),
+            write: Keys {
+                generation: write.generation,
+                sequence: write.sequence,
+                secret: write.secret.as_bytes(),
+            },
+            read: Keys {
+                generation: read.generation,
+                sequence: read.sequence,
+                secret: read.secret.as_bytes(),
+            },
+            up: open.up.settled(),
+            down: open.down.delivered(),
+            raw,
+            entries: open.down.log().entries().collect(),
+            created_ms: self.created_ms,
+        }
+    }
+
+    /// The flow that a shadow describes. None when the shadow makes no sense, which only a faulty
+    /// owner can cause.
+    pub fn restore(id: FlowId, shadow: Shadow, with: &Restoration<'_>) -> Option<Self> {
+        let delivered = shadow.log.delivered();
+        let acked = delivered.client.checked_sub(shadow.raw.len() as u64)?;
+        let end = shadow.log.end().client;
+        let finished = shadow.log.is_finished();
+
+        let mut state = state(&shadow.client, with)?;
+        state.acked = acked + u64::from(delivered.fin);
+        state.sent_max = end + u64::from(finished);
+        state.fin_at = finished.then_some(end);
+        state.retained = shadow.up.client;
+        state.peer_fin_at = shadow.up.fin.then_some(shadow.up.client);
+        let (mut client, up_hold) = receive(state, &shadow.up_data, (with.client_config, with))?;
+        client.write(&shadow.raw);
+
+        let mut state = state_of_backend(&shadow, with)?;
+        state.retained = delivered.backend;
+        state.peer_fin_at = delivered.fin.then_some(delivered.backend);
+        let (mut backend, down_hold) = receive(state, &shadow.down_data, (with.backend_config, with))?;
+
+        let up = Up::new(shadow.suite, &shadow.read, shadow.up, up_hold).ok()?;
+        let down = Down::new(shadow.suite, &shadow.write, shadow.log, down_hold).ok()?;
+        client.wake();
+        backend.wake();
+        let server_name = String::from_utf8(shadow.server_name).ok()?;
+        let backend = leg(backend, &shadow.backend);
+        let open =
+            Open::restored((shadow.suite, server_name), backend, (up, down), shadow.raw);
+        Some(Flow {
+            id,
+            listener: with.listener,
+            client: leg(client, &shadow.client),
+            stage: Stage::Open(Box::new(open)),
+            created_ms: shadow.created_ms,
+        })
+    }
+}
+
+/// The backend leg: what the old owner had sent beyond R is not known.
+fn state_of_backend(shadow: &Shadow, with: &Restoration<'_>) -> Option<State> {
+    let mut state = state(&shadow.backend, with)?;
+    state.acked = shadow.up.backend + u64::from(shadow.up.fin);
+    state.sent_max = shadow.up.backend + UNKNOWN_SENT_MAX;
+    state.fin_at = shadow.up.fin.then_some(shadow.up.backend);
+    if shadow.up.fin {
+        state.sent_max = state.acked;
+    }
+    Some(state)
+}
+
+/// What both legs have in common.
+fn state(leg: &WireLeg, with: &Restoration<'_>) -> Option<State> {
+    let timestamps = leg.timestamps.map(|t| tcp::Timestamps {
+        recent: t.recent,
+        offset: t.offset.wrapping_add(with.clock_lead),
+    });
+    Some(State {
+        tuple: Tuple { local: ip_endpoint(&leg.local), remote: ip_endpoint(&leg.remote) },
+        iss: leg.iss,
+        irs: leg.irs,
+        peer_mss: leg.mss,
+        send_wscale: leg.send_scale,
+        receive_wscale: leg.receive_scale,
+        sack: leg.sack,
+        timestamps,
+        peer_window: leg.window,
+        established: true,
+        ..State::default()
+    })
+}
+
+/// The connection with the bytes that the replica held, and what may be acknowledged of them.
+fn receive(
+    mut state: State,
+    pieces: &Pieces,
+    (config, with): (&tcp::Config, &Restoration<'_>),
+) -> Option<(Connection, Hold)> {
+    let settled = state.retained + u64::from(state.peer_fin_at.is_some());
+    let mut hold = Hold::new(with.hold, settled);
+    for (offset, bytes) in pieces.iter() {
+        hold.restore_data(offset..offset + bytes.len() as u64);
+    }
+    let fin = state.peer_fin_at.or(pieces.fin);
+    if let Some(fin) = fin {
+        hold.restore_data(fin..fin + 1);
+    }
+    state.wire_ack = hold.ack_limit();
+    state.right_edge = state.wire_ack + config.receive_buffer as u64;
+    let mut connection = Connection::restore(config, &state, with.now).ok()?;
+    for (offset, bytes) in pieces.iter() {
+        connection.insert_received(offset, bytes);
+    }
+    if let Some(fin) = fin {
+        connection.insert_fin(fin);
+    }
+    Some((connection, hold))
+}
+
+fn leg(connection: Connection, leg: &WireLeg) -> Leg {
+    Leg { connection, next_hop: Some(EthernetAddress(leg.next_hop)) }
+}
+
+fn wire_leg(leg: &Leg) -> WireLeg {
+    let state = leg.connection.save();
+    WireLeg {
+        local: endpoint(&state.tuple.local),
+        remote: endpoint(&state.tuple.remote),
+        next_hop: leg.next_hop.unwrap_or(EthernetAddress::BROADCAST).0,
+        iss: state.iss,
+        irs: state.irs,
+        mss: state.peer_mss,
+        send_scale: state.send_wscale,
+        receive_scale: state.receive_wscale,
+        sack: state.sack,
+        timestamps: state.timestamps.map(|t| Timestamps { recent: t.recent, offset: t.offset }),
+        window: state.peer_window,
+    }
+}
+
+fn endpoint(endpoint: &IpEndpoint) -> Endpoint {
+    let address = match IpAddr::from(endpoint.addr) {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    Endpoint { address, port: endpoint.port }
+}
+
+/// An endpoint of a message as smoltcp has it.
+pub fn ip_endpoint(endpoint: &Endpoint) -> IpEndpoint {
+    let address = Ipv6Addr::from(endpoint.address);
+    let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+    IpEndpoint::new(address.into(), endpoint.port)
+}

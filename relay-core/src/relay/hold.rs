@@ -1,0 +1,178 @@
+//! What of one incoming stream may be acknowledged to its sender (rules U1-U4, D3 and 14).
+//!
+//! Bytes are safe when they are settled (the far endpoint has them and every gate knows it), or
+//! when every gate holds them as data. Bytes that wait longer than `hold` for the first are
+//! replicated to get the second; so is everything at once when bytes arrive out of order, because
+//! a sender takes held bytes with SACK for loss.
+
+use core::ops::Range;
+
+use super::Ranges;
+use crate::time::{Duration, Instant};
+
+/// The state of one incoming stream. Offsets count a FIN as one more byte.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// None: never replicate bytes (the patent's pure mode).
+    hold: Option<Duration>,
+    /// Handed to the replication.
+    pushed: Ranges,
+    /// Acknowledged by every gate.
+    safe: Ranges,
+    /// Settled, and every gate knows it.
+    settled: u64,
+    /// Bytes below the offset were waiting at that time.
+    mark: Option<(u64, Instant)>,
+}
+
+impl Hold {
+    /// A stream whose bytes below `settled` are settled.
+    pub fn new(hold: Option<Duration>, settled: u64) -> Self {
+        Hold { hold, pushed: Ranges::default(), safe: Ranges::default(), settled, mark: None }
+    }
+
+    /// Which ranges have to be replicated now. The caller replicates them at once.
+    ///
+    /// `settled` is the local settled point, which gates may not know yet; `received` is the end of
+    /// the contiguous bytes; `early` are ranges above it.
+    pub fn due(
+        &mut self,
+        now: Instant,
+        settled: u64,
+        received: u64,
+        early: impl Iterator<Item = Range<u64>>,
+    ) -> Vec<Range<u64>> {
+        let Some(hold) = self.hold else { return Vec::new() };
+        let from = self.pushed.contiguous_from(settled);
+        let mut due = Vec::new();
+        for range in early {
+            for part in self.pushed.missing(range) {
+                if self.pushed.insert(part.clone()) {
+                    due.push(part);
+                }
+            }
+        }
+        let waiting = from < received;
+        let expired = match self.mark {
+            Some((offset, since)) if from < offset => now >= since + hold,
+            _ => false,
+        };
+        if !waiting {
+            self.mark = None;
+        } else if !due.is_empty() || expired || hold.is_zero() {
+            for part in self.pushed.missing(from..received) {
+                if self.pushed.insert(part.clone()) {
+                    due.push(part);
+                }
+            }
+            self.mark = None;
+        } else if self.mark.is_none_or(|(offset, _)| offset <= from) {
+            self.mark = Some((received, now));
+        }
+        due
+    }
+
+    /// When [`Hold::due`] will have something to say without new input.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.mark?.1 + self.hold?)
+    }
+
+    /// Every gate holds these bytes as data.
+    pub fn commit_data(&mut self, range: Range<u64>) {
+        self.safe.insert(range);
+    }
+
+    /// Every gate knows that the bytes below `offset` are settled.
+    pub fn commit_settled(&mut self, offset: u64) {
+        self.settled = self.settled.max(offset);
+        self.safe.trim(self.settled);
+        self.pushed.trim(self.settled);
+    }
+
+    /// The bytes are replicated already: they came out of the replica.
+    pub fn restore_data(&mut self, range: Range<u64>) {
+        if self.pushed.insert(range.clone()) {
+            self.safe.insert(range);
+        }
+    }
+
+    /// No acknowledgement may pass this offset.
+    pub fn ack_limit(&self) -> u64 {
+        self.safe.contiguous_from(self.settled)
+    }
+
+    /// Only these ranges may be reported as received out of order.
+    pub fn sackable(&self) -> &[Range<u64>] {
+        self.safe.above(self.ack_limit())
+    }
+
+    /// Everything that a new replica has to be given as data, of the bytes from `settled` on:
+    /// what the sender may have forgotten, because we may have acknowledged it.
+    pub fn promised(&self, settled: u64) -> Vec<Range<u64>> {
+        let limit = self.ack_limit();
+        let mut promised = Vec::new();
+        if settled < limit {
+            promised.push(settled..limit);
+        }
+        promised.extend(self.sackable().iter().cloned());
+        promised
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_millis(2);
+
+    fn at(micros: u64) -> Instant {
+        Instant::from_micros(micros)
+    }
+
+    fn none() -> core::iter::Empty<Range<u64>> {
+        core::iter::empty()
+    }
+
+    #[test]
+    fn bytes_that_settle_in_time_are_not_replicated() {
+        let mut hold = Hold::new(Some(HOLD), 0);
+        for step in 0..100 {
+            // Ten bytes a millisecond, each settled a millisecond later.
+            assert_eq!(hold.due(at(step * 1000), step * 10, step * 10 + 10, none()), []);
+        }
+    }
+
+    #[test]
+    fn bytes_that_wait_are_replicated_and_then_acknowledged() {
+        let mut hold = Hold::new(Some(HOLD), 0);
+        assert_eq!(hold.due(at(0), 0, 100, none()), []);
+        assert_eq!(hold.poll_timeout(), Some(at(2000)));
+        assert_eq!(hold.due(at(1999), 0, 150, none()), []);
+        assert_eq!(hold.due(at(2000), 0, 150, none()), [0..150]);
+        assert_eq!(hold.ack_limit(), 0, "not before every gate has them");
+        hold.commit_data(0..150);
+        assert_eq!(hold.ack_limit(), 150);
+        assert_eq!(hold.due(at(9000), 0, 150, none()), []);
+        assert_eq!(hold.promised(40), [40..150]);
+    }
+
+    #[test]
+    fn out_of_order_bytes_are_replicated_at_once() {
+        let mut hold = Hold::new(Some(HOLD), 0);
+        assert_eq!(hold.due(at(0), 0, 100, [200..300].into_iter()), [200..300, 0..100]);
+        hold.commit_data(200..300);
+        assert_eq!(hold.sackable(), [200..300]);
+        hold.commit_data(0..100);
+        assert_eq!(hold.ack_limit(), 100);
+        assert_eq!(hold.due(at(1), 0, 100, [200..400].into_iter()), [300..400]);
+    }
+
+    #[test]
+    fn hold_zero_always_replicates_and_infinite_never() {
+        assert_eq!(Hold::new(Some(Duration::ZERO), 0).due(at(0), 0, 9, none()), [0..9]);
+        let mut never = Hold::new(None, 0);
+        assert_eq!(never.due(at(1_000_000), 0, 9, [20..30].into_iter()), []);
+        never.commit_settled(9);
+        assert_eq!(never.ack_limit(), 9);
+    }
+}

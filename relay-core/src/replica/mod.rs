@@ -1,0 +1,141 @@
+//! Replication: what an owner sends to its backups, and how far each of them has applied it.
+
+mod channel;
+mod link;
+mod shadow;
+mod stream;
+
+pub use channel::{Channel, OVERHEAD};
+pub use link::{Event, Link, Role, Status};
+pub use shadow::{Pieces, Shadow, Shadows};
+pub use stream::OUTBOX_MAX;
+
+use std::collections::VecDeque;
+
+use relay_abi::peer::Message;
+
+use crate::frame::EthernetAddress;
+use crate::id::{FlowId, NodeId};
+
+/// Numbers everything that an owner replicates; effects wait for one of these.
+pub type Lsn = u64;
+
+/// How far a peer is on its way to a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Gets no messages: dead, or we are not the owner.
+    Out,
+    /// Has been given every flow up to this one (rule 3: a learner).
+    Learning(Option<FlowId>),
+    /// Has been given every flow and is gated on; promoted when it has applied everything below
+    /// this position (rule 4).
+    Proposed(u64),
+    /// In the view's in-sync set.
+    InSync,
+}
+
+/// One of the other nodes.
+pub struct Peer {
+    pub id: NodeId,
+    pub address: core::net::IpAddr,
+    /// Where its datagrams come from; broadcast until it was heard.
+    pub mac: EthernetAddress,
+    pub link: Link,
+    pub standing: Standing,
+    /// The stream epoch for which the messages were applied last.
+    pub applied_epoch: u32,
+    /// Ends of messages in the peer's stream, and their numbers.
+    marks: VecDeque<(u64, Lsn)>,
+}
+
+/// The other nodes, and what they have acknowledged.
+pub struct Replicas {
+    pub peers: Vec<Peer>,
+    last: Lsn,
+}
+
+impl Peer {
+    /// A peer that nobody has heard of yet.
+    pub fn new(id: NodeId, address: core::net::IpAddr, link: Link) -> Self {
+        Peer {
+            id,
+            address,
+            mac: EthernetAddress::BROADCAST,
+            link,
+            standing: Standing::Out,
+            applied_epoch: 0,
+            marks: VecDeque::new(),
+        }
+    }
+
+    /// Whether releases wait for this peer (rule 4).
+    pub fn is_gate(&self) -> bool {
+        matches!(self.standing, Standing::Proposed(_) | Standing::InSync)
+    }
+
+    /// Stops sending messages; the stream begins anew when the peer learns again.
+    pub fn put_out(&mut self) {
+        self.standing = Standing::Out;
+        self.link.restart_outbox();
+        self.marks.clear();
+    }
+
+    fn takes(&self, flow: Option<FlowId>) -> bool {
+        match (self.standing, flow) {
+            (Standing::Out, _) => false,
+            (Standing::Learning(_), None) => true,
+            (Standing::Learning(upto), Some(flow)) => upto.is_some_and(|upto| flow <= upto),
+            (Standing::Proposed(_) | Standing::InSync, _) => true,
+        }
+    }
+
+    fn acked(&mut self, last: Lsn) -> Lsn {
+        let position = self.link.outbox_ref().acked();
+        while self.marks.front().is_some_and(|(end, _)| *end <= position) {
+            self.marks.pop_front();
+        }
+        self.marks.front().map_or(last, |(_, lsn)| lsn - 1)
+    }
+}
+
+impl Replicas {
+    /// The given peers, none of which is a backup yet.
+    pub fn new(peers: Vec<Peer>) -> Self {
+        Replicas { peers, last: 0 }
+    }
+
+    /// Sends `message` to every peer that follows `flow` (all followers, if None).
+    pub fn push(&mut self, flow: Option<FlowId>, message: &Message<'_>) -> Lsn {
+        self.last += 1;
+        for peer in self.peers.iter_mut().filter(|peer| peer.takes(flow)) {
+            let end = peer.link.outbox().push(message);
+            peer.marks.push_back((end, self.last));
+        }
+        self.last
+    }
+
+    /// Sends `message` to one peer, whatever its standing.
+    pub fn push_to(&mut self, index: usize, message: &Message<'_>) -> u64 {
+        self.last += 1;
+        let peer = &mut self.peers[index];
+        let end = peer.link.outbox().push(message);
+        peer.marks.push_back((end, self.last));
+        end
+    }
+
+    /// Number of the last message.
+    pub fn last(&self) -> Lsn {
+        self.last
+    }
+
+    /// Everything up to this number is held by every gate (rules 4, 9 and 10).
+    pub fn committed(&mut self) -> Lsn {
+        let last = self.last;
+        self.peers.iter_mut().filter(|p| p.is_gate()).map(|p| p.acked(last)).min().unwrap_or(last)
+    }
+
+    /// Whether somebody has to acknowledge anything.
+    pub fn has_gates(&self) -> bool {
+        self.peers.iter().any(Peer::is_gate)
+    }
+}

@@ -1,0 +1,267 @@
+//! What a backup keeps of a flow: enough to go on with it.
+
+use std::collections::BTreeMap;
+
+use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Message, Settled};
+
+use crate::id::FlowId;
+use crate::reason::Reason;
+use crate::relay::Log;
+use crate::tls::{DirectionState, Secret, Suite};
+
+/// Bytes of one stream that a shadow holds at most: a receive window of an owner, and some.
+pub const SHADOW_STREAM_MAX: usize = 20 * 1024 * 1024;
+
+/// A flow as a backup knows it.
+#[derive(Clone)]
+pub struct Shadow {
+    pub client: Leg,
+    pub backend: Leg,
+    pub suite: Suite,
+    pub server_name: Vec<u8>,
+    /// Keys toward the client at `log.delivered()`.
+    pub write: DirectionState,
+    /// Keys from the client at `up`.
+    pub read: DirectionState,
+    pub up: Settled,
+    pub log: Log,
+    /// Handshake output that ends where the first base's log began.
+    pub raw: Vec<u8>,
+    pub created_ms: u64,
+    /// Ciphertext from the client above `up.client`.
+    pub up_data: Pieces,
+    /// Plaintext from the backend above `log.delivered().backend`.
+    pub down_data: Pieces,
+}
+
+/// All flows that a backup keeps, by the rules 7 and 8.
+#[derive(Default)]
+pub struct Shadows {
+    flows: BTreeMap<FlowId, Shadow>,
+    /// Flows that were based since the stream began; None when all have been.
+    named: Option<std::collections::BTreeSet<FlowId>>,
+}
+
+impl Shadows {
+    /// Number of flows.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Every flow in the order of its id.
+    pub fn iter(&self) -> impl Iterator<Item = (FlowId, &Shadow)> {
+        self.flows.iter().map(|(id, shadow)| (*id, shadow))
+    }
+
+    /// Takes all flows out: the node becomes their owner, or throws them away.
+    pub fn take(&mut self) -> BTreeMap<FlowId, Shadow> {
+        self.named = None;
+        core::mem::take(&mut self.flows)
+    }
+
+    /// A new stream begins: flows that it does not base until its end are over.
+    pub fn begin_bases(&mut self) {
+        self.named = Some(Default::default());
+    }
+
+    /// Applies one message of the owner of the promised term. An error means that the message
+    /// must not be acknowledged.
+    pub fn apply(&mut self, message: &Message<'_>) -> Result<(), Reason> {
+        match message {
+            Message::View(_) => Ok(()),
+            Message::Base(base) => {
+                let shadow = Shadow::new(base).ok_or(Reason::PeerMalformed)?;
+                let id = FlowId(base.flow);
+                if let Some(named) = &mut self.named {
+                    named.insert(id);
+                }
+                self.flows.insert(id, shadow);
+                Ok(())
+            }
+            Message::BasesEnd => {
+                if let Some(named) = self.named.take() {
+                    self.flows.retain(|id, _| named.contains(id));
+                }
+                Ok(())
+            }
+            Message::End { flow } => {
+                self.flows.remove(&FlowId(*flow));
+                Ok(())
+            }
+            Message::Entries { flow, index, entries } => {
+                self.flow(*flow)?.append(*index, entries)
+            }
+            Message::Progress { flow, up, down } => self.flow(*flow)?.progress(*up, *down),
+            Message::Data { flow, direction, offset, fin, bytes } => {
+                self.flow(*flow)?.data(*direction, *offset, *fin, bytes)
+            }
+        }
+    }
+
+    fn flow(&mut self, id: u64) -> Result<&mut Shadow, Reason> {
+        self.flows.get_mut(&FlowId(id)).ok_or(Reason::PeerMalformed)
+    }
+}
+
+impl Shadow {
+    fn new(base: &Base<'_>) -> Option<Self> {
+        let suite = Suite::from_id(base.suite)?;
+        let keys = |keys: &relay_abi::peer::Keys<'_>| {
+            let secret = Secret::from_bytes(keys.secret)?;
+            Some(DirectionState { generation: keys.generation, sequence: keys.sequence, secret })
+        };
+        let mut log = Log::new(base.down, suite.record_len(0));
+        for entry in &base.entries {
+            log.push(*entry);
+        }
+        Some(Shadow {
+            client: base.client,
+            backend: base.backend,
+            suite,
+            server_name: base.server_name.to_vec(),
+            write: keys(&base.write)?,
+            read: keys(&base.read)?,
+            up: base.up,
+            log,
+            raw: base.raw.to_vec(),
+            created_ms: base.created_ms,
+            up_data: Pieces::default(),
+            down_data: Pieces::default(),
+        })
+    }
+
+    fn append(&mut self, index: u64, entries: &[Entry]) -> Result<(), Reason> {
+        if index != self.log.end_index() {
+            return Err(Reason::PeerMalformed);
+        }
+        for entry in entries {
+            if !self.log.has_room() && matches!(entry, Entry::Data { .. }) {
+                return Err(Reason::PeerMalformed);
+            }
+            self.log.push(*entry);
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, up: Settled, down: Delivered) -> Result<(), Reason> {
+        if up.client >= self.up.client {
+            if up.generation != self.read.generation {
+                self.read = self
+                    .read
+                    .ratchet_to(self.suite, up.generation)
+                    .ok_or(Reason::PeerMalformed)?;
+            }
+            self.read.sequence = up.sequence;
+            self.up = up;
+            self.up_data.trim(up.client);
+        }
+        if !self.log.trim(down) {
+            return Err(Reason::PeerMalformed);
+        }
+        let at = self.log.start();
+        if at.generation != self.write.generation {
+            self.write = self
+                .write
+                .ratchet_to(self.suite, at.generation)
+                .ok_or(Reason::PeerMalformed)?;
+        }
+        self.write.sequence = at.sequence;
+        if at.client > self.raw_end() {
+            self.raw.clear();
+        }
+        self.down_data.trim(at.backend);
+        Ok(())
+    }
+
+    /// Where the handshake output ended is where W was as long as nothing was delivered.
+    fn raw_end(&self) -> u64 {
+        if self.log.delivered().index == 0 { self.log.delivered().client } else { 0 }
+    }
+
+    fn data(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        fin: bool,
+        bytes: &[u8],
+    ) -> Result<(), Reason> {
+        let (pieces, settled) = match direction {
+            Direction::Up => (&mut self.up_data, self.up.client),
+            Direction::Down => (&mut self.down_data, self.log.delivered().backend),
+        };
+        let end = offset.checked_add(bytes.len() as u64).ok_or(Reason::PeerMalformed)?;
+        if fin {
+            pieces.fin = Some(end);
+        }
+        if end <= settled {
+            return Ok(());
+        }
+        let skip = settled.saturating_sub(offset);
+        if bytes.len() > DATA_MAX || pieces.bytes + bytes.len() > SHADOW_STREAM_MAX {
+            return Err(Reason::WindowExceeded);
+        }
+        pieces.insert(offset + skip, &bytes[skip as usize..]);
+        Ok(())
+    }
+}
+
+/// Pieces of a stream, which never overlap with different bytes: bytes of a stream are immutable.
+#[derive(Clone, Debug, Default)]
+pub struct Pieces {
+    pieces: BTreeMap<u64, Vec<u8>>,
+    bytes: usize,
+    /// Length of the stream, if its FIN was replicated.
+    pub fin: Option<u64>,
+}
+
+impl Pieces {
+    /// Offset and bytes of every piece in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()))
+    }
+
+    fn insert(&mut self, offset: u64, bytes: &[u8]) {
+        let known = self.pieces.get(&offset).map_or(0, Vec::len);
+        if bytes.len() > known {
+            self.bytes += bytes.len() - known;
+            self.pieces.insert(offset, bytes.to_vec());
+        }
+    }
+
+    fn trim(&mut self, offset: u64) {
+        while let Some(entry) = self.pieces.first_entry() {
+            let start = *entry.key();
+            if start >= offset {
+                break;
+            }
+            let piece = entry.remove();
+            self.bytes -= piece.len();
+            let gone = (offset - start) as usize;
+            if gone < piece.len() {
+                self.insert(offset, &piece[gone..]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_keep_what_is_not_settled() {
+        let mut pieces = Pieces::default();
+        pieces.insert(10, b"abcdef");
+        pieces.insert(30, b"xyz");
+        pieces.trim(12);
+        assert_eq!(pieces.iter().collect::<Vec<_>>(), [(12, &b"cdef"[..]), (30, b"xyz")]);
+        assert_eq!(pieces.bytes, 7);
+        pieces.trim(31);
+        assert_eq!(pieces.iter().collect::<Vec<_>>(), [(31, &b"yz"[..])]);
+    }
+}

@@ -1,0 +1,470 @@
+//! One core's byte path: the flow table, and what goes in and out of it.
+
+mod dial;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use relay_abi::bucket;
+
+use crate::config::{Settings, Side};
+use crate::entropy::Entropy;
+use crate::flow::{Description, Effects, Flow, FlowIds, Next, Restoration, Turn};
+use crate::frame::{
+    EthernetAddress, IpAddress, Link, TcpControl, TcpRepr, Tuple, emit_tcp,
+};
+use crate::id::{FlowId, Incarnation};
+use crate::reason::{Counters, Reason};
+use crate::replica::{Replicas, Shadow};
+use crate::tcp::{Connection, Cookies, Phase, reset_for};
+use crate::time::Instant;
+use crate::tls::Handshake;
+
+/// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
+const REPLIES_MAX: usize = 1024;
+
+/// The largest frame that is answered without a flow.
+const REPLY_FRAME_MAX: usize = 256;
+
+/// The flows that this node owns.
+pub struct Shard {
+    flows: BTreeMap<FlowId, Slot>,
+    legs: HashMap<Tuple, (FlowId, Side)>,
+    dirty: VecDeque<FlowId>,
+    client_ready: VecDeque<FlowId>,
+    backend_ready: VecDeque<FlowId>,
+    timers: BTreeSet<(Instant, FlowId)>,
+    effects: Effects,
+    client_replies: VecDeque<Vec<u8>>,
+    backend_replies: VecDeque<Vec<u8>>,
+    cookies: Cookies,
+    entropy: Entropy,
+    ids: FlowIds,
+    neighbors: BTreeMap<IpAddress, EthernetAddress>,
+    unresolved: BTreeSet<IpAddress>,
+    dialed: usize,
+    total: u64,
+}
+
+struct Slot {
+    flow: Flow,
+    dirty: bool,
+    client_ready: bool,
+    backend_ready: bool,
+    deadline: Option<Instant>,
+}
+
+impl Shard {
+    /// An empty shard. `cookie_key` is the same at every node.
+    pub fn new(cookie_key: [u8; 32], entropy: Entropy, incarnation: Incarnation) -> Self {
+        Shard {
+            flows: BTreeMap::new(),
+            legs: HashMap::new(),
+            dirty: VecDeque::new(),
+            client_ready: VecDeque::new(),
+            backend_ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            effects: Effects::new(),
+            client_replies: VecDeque::new(),
+            backend_replies: VecDeque::new(),
+            cookies: Cookies::new(cookie_key),
+            entropy,
+            ids: FlowIds::new(incarnation),
+            neighbors: BTreeMap::new(),
+            unresolved: BTreeSet::new(),
+            dialed: 0,
+            total: 0,
+        }
+    }
+
+    /// Number of flows.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Flows since the start, those taken over included.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What the operator is shown, in the order of the flows' ids.
+    pub fn describe(&self) -> impl Iterator<Item = Description> + '_ {
+        self.flows.values().map(|slot| slot.flow.describe())
+    }
+
+    /// The first replicated flow behind `after`.
+    pub fn next_replicated(&self, after: Option<FlowId>) -> Option<FlowId> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let mut range = self.flows.range((from, Unbounded));
+        range.find(|(_, slot)| slot.flow.is_replicated()).map(|(id, _)| *id)
+    }
+
+    /// Tells every follower about a flow as a whole.
+    pub fn replicate(&mut self, id: FlowId, turn: (Instant, &mut Replicas, &Settings)) {
+        let (now, replicas, settings) = turn;
+        if let Some(slot) = self.flows.get_mut(&id) {
+            let effects = &mut self.effects;
+            let mut turn = Turn { now, replicas, effects, hold: settings.hold };
+            slot.flow.replicate(&mut turn);
+        }
+    }
+
+    /// Takes in a TCP segment for one of our addresses.
+    pub fn handle_tcp(
+        &mut self,
+        now: Instant,
+        (side, source): (Side, EthernetAddress),
+        (tuple, segment): (&Tuple, &TcpRepr<'_>),
+        settings: &Settings,
+    ) -> Result<(), Reason> {
+        let Some((id, side)) = self.legs.get(tuple).copied() else {
+            return self.handle_stranger(now, (side, source), (tuple, segment), settings);
+        };
+        let Some(slot) = self.flows.get_mut(&id) else { return Err(Reason::UnknownFlow) };
+        let leg = match side {
+            Side::Client => Some(&mut slot.flow.client),
+            Side::Backend | Side::Cluster => slot.flow.backend_mut(),
+        };
+        let Some(leg) = leg else { return Err(Reason::UnknownFlow) };
+        let is_over = matches!(leg.connection.phase(), Phase::TimeWait | Phase::Closed(_));
+        if side == Side::Client && is_over && self.begins_anew(now, tuple, segment, settings) {
+            self.remove(id);
+            return self.handle_stranger(now, (side, source), (tuple, segment), settings);
+        }
+        leg.next_hop = Some(source);
+        let result = leg.connection.handle_segment(now, segment);
+        self.touch(id);
+        result
+    }
+
+    /// One turn: lets committed effects go, and does everything that can be done now.
+    pub fn turn(&mut self, now: Instant, replicas: &mut Replicas, settings: &Settings) {
+        self.apply_committed(now, replicas);
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(slot) = self.flows.get_mut(&id) {
+                slot.deadline = None;
+                slot.flow.handle_timeout(now);
+                self.touch(id);
+            }
+        }
+        while let Some(id) = self.dirty.pop_front() {
+            let Some(slot) = self.flows.get_mut(&id) else { continue };
+            slot.dirty = false;
+            let effects = &mut self.effects;
+            let mut turn = Turn { now, replicas, effects, hold: settings.hold };
+            match slot.flow.service(&mut turn) {
+                Next::Wait => self.reschedule(now, id),
+                Next::Dial => self.dial(now, id, settings),
+                Next::Over => self.remove(id),
+            }
+        }
+        self.apply_committed(now, replicas);
+    }
+
+    /// Writes the next frame for `side` into `buf`; poll until None.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        side: Side,
+        settings: &Settings,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let replies = match side {
+            Side::Client => &mut self.client_replies,
+            _ => &mut self.backend_replies,
+        };
+        if let Some(reply) = replies.pop_front() {
+            buf.get_mut(..reply.len())?.copy_from_slice(&reply);
+            return Some(reply.len());
+        }
+        loop {
+            let queue = match side {
+                Side::Client => &mut self.client_ready,
+                _ => &mut self.backend_ready,
+            };
+            let id = *queue.front()?;
+            if let Some(length) = self.emit(now, (id, side), settings, buf) {
+                return Some(length);
+            }
+            let (queue, slot) = match side {
+                Side::Client => (&mut self.client_ready, self.flows.get_mut(&id)),
+                _ => (&mut self.backend_ready, self.flows.get_mut(&id)),
+            };
+            queue.pop_front();
+            match slot {
+                Some(slot) if side == Side::Client => slot.client_ready = false,
+                Some(slot) => slot.backend_ready = false,
+                None => {}
+            }
+            self.touch_timer(now, id);
+        }
+    }
+
+    /// When [`Shard::turn`] has something to do without input.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a turn would do something at once.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The next address whose MAC address is needed.
+    pub fn poll_unresolved(&mut self) -> Option<IpAddress> {
+        self.unresolved.pop_first()
+    }
+
+    /// Takes in where frames for `address` go.
+    pub fn handle_neighbor(&mut self, address: IpAddress, mac: EthernetAddress) {
+        self.neighbors.insert(address, mac);
+        let mut waiting = Vec::new();
+        for (id, slot) in &mut self.flows {
+            if let Some(leg) = slot.flow.backend_mut()
+                && leg.connection.tuple().remote.addr == address
+                && leg.next_hop.is_none()
+            {
+                leg.next_hop = Some(mac);
+                waiting.push(*id);
+            }
+        }
+        waiting.into_iter().for_each(|id| self.touch(id));
+    }
+
+    /// Queues a frame that belongs to no flow; a full queue drops it, as a full ring would.
+    pub fn reply(&mut self, side: Side, write: impl FnOnce(&mut [u8]) -> usize) {
+        let queue = match side {
+            Side::Client => &mut self.client_replies,
+            _ => &mut self.backend_replies,
+        };
+        if queue.len() < REPLIES_MAX {
+            let mut frame = vec![0; REPLY_FRAME_MAX];
+            let length = write(&mut frame);
+            frame.truncate(length);
+            queue.push_back(frame);
+        }
+    }
+
+    /// Goes on with a flow of a former owner.
+    pub fn adopt(
+        &mut self,
+        (id, shadow): (FlowId, Shadow),
+        clock_lead: u32,
+        (now, replicas): (Instant, &mut Replicas),
+        settings: &Settings,
+    ) -> Result<(), Reason> {
+        let vip = crate::flow::ip_endpoint(&shadow.client.local);
+        let listener = listener_of(settings, vip.addr, vip.port).ok_or(Reason::NotForUs)?;
+        let with = Restoration {
+            now,
+            client_config: &settings.client_tcp,
+            backend_config: &settings.backend_tcp,
+            hold: settings.hold,
+            clock_lead,
+            listener,
+        };
+        let mut flow = Flow::restore(id, shadow, &with).ok_or(Reason::PeerMalformed)?;
+        let effects = &mut self.effects;
+        flow.replicate(&mut Turn { now, replicas, effects, hold: settings.hold });
+        self.insert(flow);
+        Ok(())
+    }
+
+    fn handle_stranger(
+        &mut self,
+        now: Instant,
+        (side, source): (Side, EthernetAddress),
+        (tuple, segment): (&Tuple, &TcpRepr<'_>),
+        settings: &Settings,
+    ) -> Result<(), Reason> {
+        let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
+        let link = Link { source: mac_of(settings, side), destination: source };
+        let (Some(listener), Side::Client) = (listener, side) else {
+            self.refuse(side, &link, tuple, segment);
+            return Err(Reason::UnknownFlow);
+        };
+        match (segment.control, segment.ack_number) {
+            (TcpControl::Syn, None) => {
+                let answer = self.cookies.syn_ack(now, tuple, segment, &settings.client_tcp);
+                self.reply(side, |buf| emit_tcp(&link, tuple, &answer, buf));
+                Ok(())
+            }
+            (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
+            _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
+                Ok(accepted) if self.flows.len() < settings.flows_max => {
+                    let config = &settings.client_tcp;
+                    let mut client = Connection::accept(config, *tuple, &accepted, now);
+                    let result = client.handle_segment(now, segment);
+                    let handshake = Handshake::new(&settings.listeners[listener].tls)
+                        .map_err(|_| Reason::FlowTableFull)?;
+                    let id = self.ids.next();
+                    self.insert(Flow::new(id, listener, client, source, (now, handshake)));
+                    result
+                }
+                Ok(_) => Err(Reason::FlowTableFull),
+                Err(reason) => {
+                    self.refuse(side, &link, tuple, segment);
+                    Err(reason)
+                }
+            },
+        }
+    }
+
+    fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
+        if let Some(reset) = reset_for(segment) {
+            self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
+        }
+    }
+
+    /// Whether a segment for a connection that is over opens a new one (RFC 9293 section 3.6.1).
+    fn begins_anew(
+        &self,
+        now: Instant,
+        tuple: &Tuple,
+        segment: &TcpRepr<'_>,
+        settings: &Settings,
+    ) -> bool {
+        match (segment.control, segment.ack_number) {
+            (TcpControl::Syn, None) => true,
+            (TcpControl::None | TcpControl::Psh, Some(_)) => {
+                self.cookies.check(now, tuple, segment, &settings.client_tcp).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    fn emit(
+        &mut self,
+        now: Instant,
+        (id, side): (FlowId, Side),
+        settings: &Settings,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let slot = self.flows.get_mut(&id)?;
+        let leg = match side {
+            Side::Client => &mut slot.flow.client,
+            _ => slot.flow.backend_mut()?,
+        };
+        let destination = leg.next_hop?;
+        let tuple = *leg.connection.tuple();
+        let segment = leg.connection.poll_transmit(now)?;
+        let link = Link { source: mac_of(settings, side), destination };
+        Some(emit_tcp(&link, &tuple, &segment, buf))
+    }
+
+    fn apply_committed(&mut self, now: Instant, replicas: &mut Replicas) {
+        let committed = replicas.committed();
+        while self.effects.front().is_some_and(|(lsn, _, _)| *lsn <= committed) {
+            let Some((_, id, effect)) = self.effects.pop_front() else { break };
+            if let Some(slot) = self.flows.get_mut(&id) {
+                slot.flow.apply(effect);
+                self.reschedule(now, id);
+            }
+        }
+    }
+
+    fn insert(&mut self, flow: Flow) {
+        let id = flow.id;
+        let tuple = *flow.client.connection.tuple();
+        if let Some((old, _)) = self.legs.insert(tuple, (id, Side::Client)) {
+            self.remove(old);
+            self.legs.insert(tuple, (id, Side::Client));
+        }
+        if let Some(backend) = flow.backend() {
+            self.legs.insert(*backend.connection.tuple(), (id, Side::Backend));
+        }
+        let slot = Slot {
+            flow,
+            dirty: false,
+            client_ready: false,
+            backend_ready: false,
+            deadline: None,
+        };
+        self.flows.insert(id, slot);
+        self.total += 1;
+        self.touch(id);
+    }
+
+    fn remove(&mut self, id: FlowId) {
+        let Some(slot) = self.flows.remove(&id) else { return };
+        if let Some(at) = slot.deadline {
+            self.timers.remove(&(at, id));
+        }
+        let client = *slot.flow.client.connection.tuple();
+        let backend = slot.flow.backend().map(|leg| *leg.connection.tuple());
+        for tuple in [Some(client), backend].into_iter().flatten() {
+            if self.legs.get(&tuple).is_some_and(|(owner, _)| *owner == id) {
+                self.legs.remove(&tuple);
+            }
+        }
+    }
+
+    fn touch(&mut self, id: FlowId) {
+        if let Some(slot) = self.flows.get_mut(&id)
+            && !slot.dirty
+        {
+            slot.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// Notes which legs want to transmit, and when the flow's next timer runs out.
+    fn reschedule(&mut self, now: Instant, id: FlowId) {
+        let Some(slot) = self.flows.get_mut(&id) else { return };
+        if !slot.client_ready && slot.flow.client.connection.wants_transmit(now) {
+            slot.client_ready = true;
+            self.client_ready.push_back(id);
+        }
+        let wants = |leg: &crate::flow::Leg| leg.connection.wants_transmit(now);
+        if !slot.backend_ready && slot.flow.backend().is_some_and(wants) {
+            slot.backend_ready = true;
+            self.backend_ready.push_back(id);
+        }
+        self.touch_timer(now, id);
+    }
+
+    fn touch_timer(&mut self, now: Instant, id: FlowId) {
+        let Some(slot) = self.flows.get_mut(&id) else { return };
+        let deadline = slot.flow.poll_timeout().map(|at| at.max(now));
+        if deadline != slot.deadline {
+            if let Some(at) = slot.deadline {
+                self.timers.remove(&(at, id));
+            }
+            if let Some(at) = deadline {
+                self.timers.insert((at, id));
+            }
+            slot.deadline = deadline;
+        }
+    }
+}
+
+fn mac_of(settings: &Settings, side: Side) -> EthernetAddress {
+    match side {
+        Side::Client => settings.client_mac,
+        Side::Backend | Side::Cluster => settings.backend_mac,
+    }
+}
+
+fn listener_of(settings: &Settings, address: IpAddress, port: u16) -> Option<usize> {
+    settings
+        .listeners
+        .iter()
+        .position(|l| l.port == port && l.addresses.contains(&address))
+}
+
+/// The words of an address for the bucket hash.
+fn words(address: IpAddress) -> bucket::Words {
+    match address {
+        IpAddress::Ipv4(v4) => bucket::v4(v4.octets()),
+        IpAddress::Ipv6(v6) => bucket::v6(&v6.octets()),
+    }
+}

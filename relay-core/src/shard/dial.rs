@@ -1,0 +1,77 @@
+//! Choosing a backend and a source port for a flow.
+
+use relay_abi::bucket::{self, BUCKETS};
+
+use super::{Shard, words};
+use crate::config::{Settings, Side};
+use crate::flow::Leg;
+use crate::frame::{IpAddress, IpEndpoint, Tuple};
+use crate::id::FlowId;
+use crate::tcp::Connection;
+use crate::time::Instant;
+
+/// Ports below are not used as source ports.
+const PORT_MIN: u16 = 1024;
+
+impl Shard {
+    /// Gives a flow a backend connection, or tells its client that there is none.
+    pub(super) fn dial(&mut self, now: Instant, id: FlowId, settings: &Settings) {
+        let Some(slot) = self.flows.get(&id) else { return };
+        let client = *slot.flow.client.connection.tuple();
+        let bucket = bucket::bucket(
+            &words(client.remote.addr),
+            client.remote.port,
+            &words(client.local.addr),
+            client.local.port,
+        );
+        let listener = &settings.listeners[slot.flow.listener];
+        let count = listener.backends.len();
+        let tuple = (0..count).find_map(|turn| {
+            let backend = listener.backends[(self.dialed + turn) % count];
+            listener.snat.iter().find_map(|snat| self.source(*snat, backend, bucket))
+        });
+        self.dialed = self.dialed.wrapping_add(1);
+        let (iss, offset) = (self.entropy.u32(), self.entropy.u32());
+        let next_hop = tuple.and_then(|tuple| self.resolve(tuple.remote.addr));
+        let Some(slot) = self.flows.get_mut(&id) else { return };
+        match tuple {
+            Some(tuple) => {
+                if let Some(old) = slot.flow.backend() {
+                    self.legs.remove(old.connection.tuple());
+                }
+                let connection =
+                    Connection::connect(&settings.backend_tcp, tuple, iss, offset, now);
+                slot.flow.dial(Leg { connection, next_hop });
+                self.legs.insert(tuple, (id, Side::Backend));
+            }
+            None => slot.flow.fail_dialing(now),
+        }
+        self.touch(id);
+    }
+
+    /// The MAC address for `address`; asks for it when it is not known.
+    fn resolve(&mut self, address: IpAddress) -> Option<crate::frame::EthernetAddress> {
+        let known = self.neighbors.get(&address).copied();
+        if known.is_none() {
+            self.unresolved.insert(address);
+        }
+        known
+    }
+
+    /// A free source port whose replies fall into `bucket`.
+    fn source(&mut self, snat: IpAddress, backend: IpEndpoint, bucket: u32) -> Option<Tuple> {
+        if matches!(snat, IpAddress::Ipv4(_)) != matches!(backend.addr, IpAddress::Ipv4(_)) {
+            return None;
+        }
+        let low = bucket::local_port(&words(backend.addr), backend.port, &words(snat), bucket);
+        let turns = (1u32 << 16) / BUCKETS;
+        let first = self.entropy.u32() % turns;
+        (0..turns).find_map(|turn| {
+            let high = (first + turn) % turns;
+            let port = low | u16::try_from(high * BUCKETS).ok()?;
+            let local = IpEndpoint::new(snat, port);
+            let tuple = Tuple { local, remote: backend };
+            (port >= PORT_MIN && !self.legs.contains_key(&tuple)).then_some(tuple)
+        })
+    }
+}
