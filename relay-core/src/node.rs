@@ -1,0 +1,287 @@
+//! One node: membership, replication and the shard. What the simulator runs and the worker drives.
+
+mod answer;
+mod membership;
+mod report;
+
+pub use report::{NodeReport, PeerReport};
+
+use std::collections::VecDeque;
+
+use relay_abi::peer::View;
+
+use crate::config::{Settings, Side};
+use crate::crypto;
+use crate::entropy::Entropy;
+use crate::frame::{IpAddress, IpEndpoint, Inbound, Link as Addresses, emit_udp, parse};
+use crate::id::Incarnation;
+use crate::reason::{Counters, Reason};
+use crate::replica::{Channel, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
+use crate::shard::Shard;
+use crate::time::{Duration, Instant};
+
+/// Bytes of IPv6 and UDP headers around a cluster datagram.
+const DATAGRAM_HEADERS: usize = 40 + 8;
+
+/// The longest cluster datagram, whatever the MTU.
+const DATAGRAM_MAX: usize = 9000;
+
+/// One relay of a cluster, without its clocks, threads and interfaces.
+///
+/// `Node` has four kinds of methods:
+/// - getters, which take `&self`;
+/// - `handle_*`, which take in what happened: a frame, a resolved neighbor, a change of carrier;
+/// - [`Node::turn`], which does everything that can be done now, once all input of a turn is in;
+/// - `poll_*`, which give out what has to be done: [`Node::poll_command`] first, then
+///   [`Node::poll_peer`] (replication leaves before what waits for it), then
+///   [`Node::poll_transmit`] for both sides until each gives None, and last
+///   [`Node::poll_timeout`], which says when to call [`Node::turn`] without input.
+pub struct Node {
+    settings: Settings,
+    entropy: Entropy,
+    incarnation: Incarnation,
+    role: Role,
+    view: View,
+    /// The highest term that this node has seen (rule 6).
+    promised: u64,
+    replicas: Replicas,
+    shadows: Shadows,
+    shard: Shard,
+    counters: Counters,
+    commands: VecDeque<Command>,
+    carrier: Carrier,
+    /// When the node began to look for an owner.
+    since: Instant,
+    last_turn: Instant,
+    /// After a pause nothing leaves until a peer was heard, or this instant.
+    quarantine: Option<Instant>,
+    /// How far the owner's clock is ahead of ours, in milliseconds.
+    owner_lead: u32,
+    /// The owner restarted, so its flows are ours.
+    owner_lost: bool,
+    announce_at: VecDeque<Instant>,
+    takeovers: u64,
+    takeover: Option<Duration>,
+    datagram: Vec<u8>,
+}
+
+/// What the process around the node has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Take in (or stop taking in) the frames of all buckets, and answer for the cluster's MACs.
+    Own(bool),
+    /// Find out the next hop toward an address and tell it to [`Node::handle_neighbor`].
+    Resolve(IpAddress),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Carrier {
+    client: bool,
+    backend: bool,
+}
+
+impl Node {
+    /// A blank node. Everything unpredictable follows from `seed`.
+    pub fn new(settings: Settings, seed: [u8; 16], now: Instant) -> Self {
+        let mut entropy = Entropy::new(seed);
+        let incarnation = Incarnation(entropy.u64().max(1));
+        let shard = blank_shard(&settings, &mut entropy, incarnation);
+        let replicas = blank_replicas(&settings, incarnation);
+        Node {
+            settings,
+            entropy,
+            incarnation,
+            role: Role::Starting,
+            view: View::default(),
+            promised: 0,
+            replicas,
+            shadows: Shadows::default(),
+            shard,
+            counters: Counters::default(),
+            commands: VecDeque::new(),
+            carrier: Carrier { client: true, backend: true },
+            since: now,
+            last_turn: now,
+            quarantine: None,
+            owner_lead: 0,
+            owner_lost: false,
+            announce_at: VecDeque::new(),
+            takeovers: 0,
+            takeover: None,
+            datagram: Vec::new(),
+        }
+    }
+
+    /// Whether the node may take in clients' and backends' frames. The worker renews the XDP
+    /// program's lease as long as this holds.
+    pub fn is_serving(&self) -> bool {
+        self.role == Role::Owner && self.quarantine.is_none()
+    }
+
+    /// Takes in a whole Ethernet frame.
+    pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
+        let result = match (parse(frame), side) {
+            (Err(reason), _) => Err(reason),
+            (Ok(Inbound::Udp { source, from, to, payload }), Side::Cluster) => {
+                self.handle_datagram(now, source, (from, to), payload)
+            }
+            (Ok(_), Side::Cluster) => Err(Reason::NotForUs),
+            (Ok(_), _) if !self.is_serving() => Err(Reason::NotOwner),
+            (Ok(Inbound::Tcp { source, tuple, segment }), side) => {
+                match self.is_ours(side, tuple.local.addr) {
+                    true => self.shard.handle_tcp(
+                        now,
+                        (side, source),
+                        (&tuple, &segment),
+                        &self.settings,
+                    ),
+                    false => Err(Reason::NotForUs),
+                }
+            }
+            (Ok(inbound), side) => self.answer(side, &inbound),
+        };
+        if let Err(reason) = result {
+            self.counters.count(reason);
+        }
+    }
+
+    /// Takes in where frames for `address` go.
+    pub fn handle_neighbor(&mut self, address: IpAddress, mac: crate::frame::EthernetAddress) {
+        self.shard.handle_neighbor(address, mac);
+    }
+
+    /// Takes in whether an interface has a carrier.
+    pub fn handle_carrier(&mut self, side: Side, carrier: bool) {
+        match side {
+            Side::Client => self.carrier.client = carrier,
+            Side::Backend => self.carrier.backend = carrier,
+            Side::Cluster => {}
+        }
+    }
+
+    /// Does everything that can be done now. To be called after every batch of input, and when
+    /// [`Node::poll_timeout`] says so.
+    pub fn turn(&mut self, now: Instant) {
+        self.notice_pause(now);
+        for peer in &mut self.replicas.peers {
+            peer.link.handle_timeout(now);
+        }
+        self.update_membership(now);
+        if self.role == Role::Owner {
+            self.shard.turn(now, &mut self.replicas, &self.settings);
+            self.announce(now);
+        }
+        while let Some(address) = self.shard.poll_unresolved() {
+            self.commands.push_back(Command::Resolve(address));
+        }
+    }
+
+    /// The next thing to do outside of the node.
+    #[must_use]
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Writes the next frame for the cluster interface into `buf`; poll until None.
+    #[must_use]
+    pub fn poll_peer(&mut self, now: Instant, buf: &mut [u8]) -> Option<usize> {
+        let status = self.status(now);
+        let cluster = &self.settings.cluster;
+        let room = cluster.mtu.min(DATAGRAM_MAX).saturating_sub(DATAGRAM_HEADERS);
+        self.datagram.resize(room.max(OVERHEAD * 2), 0);
+        for peer in &mut self.replicas.peers {
+            let Some(length) = peer.link.poll_datagram(now, &status, &mut self.datagram) else {
+                continue;
+            };
+            let addresses = Addresses { source: cluster.mac, destination: peer.mac };
+            let from = IpEndpoint::new(cluster.address.into(), cluster.udp_port);
+            let to = IpEndpoint::new(peer.address.into(), cluster.udp_port);
+            let datagram = &self.datagram[..length];
+            let write = |payload: &mut [u8]| payload.copy_from_slice(datagram);
+            return Some(emit_udp(&addresses, from, to, length, write, buf));
+        }
+        None
+    }
+
+    /// Writes the next frame for `side` into `buf`; poll until None.
+    #[must_use]
+    pub fn poll_transmit(&mut self, now: Instant, side: Side, buf: &mut [u8]) -> Option<usize> {
+        match side {
+            Side::Cluster => self.poll_peer(now, buf),
+            _ if !self.is_serving() => None,
+            _ => self.shard.poll_transmit(now, side, &self.settings, buf),
+        }
+    }
+
+    /// When [`Node::turn`] has something to do without input.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let links = self.replicas.peers.iter().map(|peer| peer.link.poll_timeout()).min();
+        let announce = self.announce_at.front().copied();
+        let shard = match self.shard.is_dirty() {
+            true => Some(self.last_turn),
+            false => self.shard.poll_timeout(),
+        };
+        [links, announce, shard, Some(self.last_turn + self.settings.cluster.heartbeat)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: crate::frame::EthernetAddress,
+        (from, to): (IpEndpoint, IpEndpoint),
+        payload: &[u8],
+    ) -> Result<(), Reason> {
+        let cluster = &self.settings.cluster;
+        if to.port != cluster.udp_port || core::net::IpAddr::from(to.addr) != cluster.address {
+            return Err(Reason::NotForUs);
+        }
+        let sender = Channel::claimed_sender(payload)?;
+        let index = self.replicas.peers.iter().position(|peer| peer.id == sender);
+        let index = index.ok_or(Reason::PeerAuthentication)?;
+        let peer = &mut self.replicas.peers[index];
+        if core::net::IpAddr::from(from.addr) != peer.address {
+            return Err(Reason::PeerAuthentication);
+        }
+        let mut datagram = payload.to_vec();
+        let event = peer.link.handle_datagram(now, &mut datagram)?;
+        peer.mac = source;
+        self.heard(now, index, event);
+        self.apply_messages(now, index)
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        Status {
+            role: self.role,
+            term: self.promised,
+            view: self.view.number,
+            owner: crate::id::NodeId(self.view.owner),
+            clock_ms: now.as_millis(),
+        }
+    }
+}
+
+fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnation) -> Shard {
+    let cookie_key = cluster_secret(&settings.cluster.key, "syn cookies");
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
+    seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
+    Shard::new(cookie_key, Entropy::new(seed), incarnation)
+}
+
+fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
+    let cluster = &settings.cluster;
+    let me = (settings.node, incarnation);
+    let peers = cluster.peers.iter().map(|(id, address)| {
+        Peer::new(*id, *address, Link::new(cluster.key, me, *id, cluster.heartbeat))
+    });
+    Replicas::new(peers.collect())
+}
+
+/// A secret that all nodes of a cluster share, for one purpose.
+pub fn cluster_secret(key: &[u8; 32], purpose: &str) -> [u8; 32] {
+    *crypto::derive(key, &[b"shared secret", purpose.as_bytes()])
+}

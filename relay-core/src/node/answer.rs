@@ -1,0 +1,94 @@
+//! What is answered for the cluster's own addresses: ARP, neighbor discovery, echo requests.
+
+use super::Node;
+use crate::config::Side;
+use crate::frame::{
+    EthernetAddress, Inbound, IpAddress, Link, emit_arp_reply, emit_echo_reply,
+    emit_gratuitous_arp, emit_neighbor_advertisement,
+};
+use crate::reason::Reason;
+use crate::time::Instant;
+
+/// Bytes that an echo request may carry to be answered: `ping` sends 56.
+const ECHO_MAX: usize = 128;
+
+impl Node {
+    /// Whether `address` is served at `side`.
+    pub(super) fn is_ours(&self, side: Side, address: IpAddress) -> bool {
+        self.settings.listeners.iter().any(|listener| match side {
+            Side::Client => listener.addresses.contains(&address),
+            Side::Backend => listener.snat.contains(&address),
+            Side::Cluster => false,
+        })
+    }
+
+    pub(super) fn answer(&mut self, side: Side, inbound: &Inbound<'_>) -> Result<(), Reason> {
+        let mac = self.mac(side);
+        match inbound {
+            Inbound::ArpRequest { source, sender, target } => {
+                self.demand(side, IpAddress::Ipv4(*target))?;
+                let link = Link { source: mac, destination: *source };
+                self.shard.reply(side, |buf| emit_arp_reply(&link, *target, *sender, buf));
+            }
+            Inbound::NeighborSolicit { source, sender, target } => {
+                self.demand(side, IpAddress::Ipv6(*target))?;
+                let link = Link { source: mac, destination: *source };
+                self.shard.reply(side, |buf| {
+                    emit_neighbor_advertisement(&link, *target, Some(*sender), buf)
+                });
+            }
+            Inbound::EchoRequest { source, from, to, echo } => {
+                self.demand(side, *to)?;
+                if echo.data.len() > ECHO_MAX {
+                    return Err(Reason::NotForUs);
+                }
+                let link = Link { source: mac, destination: *source };
+                self.shard.reply(side, |buf| emit_echo_reply(&link, *to, *from, echo, buf));
+            }
+            Inbound::Tcp { .. } | Inbound::Udp { .. } => return Err(Reason::NotForUs),
+        }
+        Ok(())
+    }
+
+    fn demand(&self, side: Side, address: IpAddress) -> Result<(), Reason> {
+        if self.is_ours(side, address) { Ok(()) } else { Err(Reason::NotForUs) }
+    }
+
+    /// Moves the switches' entries for the cluster's MAC addresses to this node's ports.
+    pub(super) fn announce(&mut self, now: Instant) {
+        if self.announce_at.front().is_none_or(|at| *at > now) {
+            return;
+        }
+        self.announce_at.pop_front();
+        for side in [Side::Client, Side::Backend] {
+            let mac = self.mac(side);
+            let mut addresses: Vec<IpAddress> = Vec::new();
+            for listener in &self.settings.listeners {
+                let own = match side {
+                    Side::Client => &listener.addresses,
+                    _ => &listener.snat,
+                };
+                addresses.extend(own);
+            }
+            addresses.sort_unstable();
+            addresses.dedup();
+            for address in addresses {
+                self.shard.reply(side, |buf| match address {
+                    IpAddress::Ipv4(v4) => emit_gratuitous_arp(mac, v4, buf),
+                    IpAddress::Ipv6(v6) => {
+                        let link = Link { source: mac, destination: EthernetAddress::BROADCAST };
+                        emit_neighbor_advertisement(&link, v6, None, buf)
+                    }
+                });
+            }
+        }
+    }
+
+    fn mac(&self, side: Side) -> EthernetAddress {
+        match side {
+            Side::Client => self.settings.client_mac,
+            Side::Backend => self.settings.backend_mac,
+            Side::Cluster => self.settings.cluster.mac,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Who owns the flows, by the simple rule for two nodes: a node that was silent for the timeout is
+//! dead, and the survivor decides alone. (Consensus comes with larger clusters; terms,
+//! incarnations and the refusal of old ones are those of the rules 2 to 11 already.)
+
+use relay_abi::peer::{Message, View};
+
+use super::{Command, Node, blank_replicas, blank_shard};
+use crate::id::{Incarnation, NodeId};
+use crate::reason::Reason;
+use crate::replica::{Event, OUTBOX_MAX, Role, Standing};
+use crate::time::{Duration, Instant};
+
+/// A starting node looks for an owner for this many timeouts, unless it hears of every peer.
+const LOOK_TIMEOUTS: u32 = 5;
+
+/// Unacknowledged bytes toward a learner above which no further flow is given to it: traffic of
+/// the flows that it has goes first.
+const LEARNING_BACKLOG_MAX: usize = 1024 * 1024;
+
+/// Added to TCP timestamps at a takeover: covers the age of what was heard of the owner's clock.
+const CLOCK_MARGIN_MS: u32 = 50;
+
+/// Gratuitous frames are repeated after these times: a switch may lose one.
+const ANNOUNCEMENTS: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_millis(1000),
+];
+
+impl Node {
+    /// A peer was heard.
+    pub(super) fn heard(&mut self, now: Instant, index: usize, event: Event) {
+        self.quarantine = None;
+        let peer = &mut self.replicas.peers[index];
+        let (id, Some(status)) = (peer.id, peer.link.status()) else { return };
+        if event == Event::NewIncarnation {
+            peer.applied_epoch = 0;
+            if self.role == Role::Owner && peer.standing != Standing::Out {
+                self.eject(index);
+            }
+            if self.role == Role::Backup && self.view.owner == id.0 {
+                self.owner_lost = true;
+            }
+        }
+        match (status.role, self.role) {
+            (Role::Owner, Role::Owner) => {
+                if (status.term, id) > (self.view.term, self.settings.node) {
+                    self.step_down(now, status.term);
+                }
+            }
+            (Role::Owner, _) if status.term >= self.promised => {
+                if self.view.owner != id.0 || status.term > self.view.term {
+                    self.follow(id, status.term);
+                }
+                self.owner_lost = false;
+                let lead = status.clock_ms.saturating_sub(now.as_millis());
+                self.owner_lead = u32::try_from(lead).unwrap_or(u32::MAX);
+            }
+            _ => self.promised = self.promised.max(status.term),
+        }
+    }
+
+    /// Applies what arrived from a peer, in order. What is refused is not acknowledged.
+    pub(super) fn apply_messages(&mut self, now: Instant, index: usize) -> Result<(), Reason> {
+        let mut stale_owner = false;
+        let peer = &mut self.replicas.peers[index];
+        let id = peer.id;
+        let epoch = peer.link.stream_epoch();
+        if peer.link.inbox().is_broken() {
+            return Err(Reason::PeerMalformed);
+        }
+        let mut applied = false;
+        let result = loop {
+            let Some(bytes) = peer.link.inbox().next_message() else { break Ok(()) };
+            let Ok(message) = Message::decode(bytes) else { break Err(Reason::PeerMalformed) };
+            if let Message::View(view) = &message {
+                if view.term < self.promised || self.role == Role::Owner {
+                    stale_owner = view.term > self.promised;
+                    break Err(Reason::PeerStaleTerm);
+                }
+                self.promised = view.term;
+                if peer.applied_epoch != epoch {
+                    peer.applied_epoch = epoch;
+                    self.shadows.begin_bases();
+                }
+                self.view = view.clone();
+                self.role = Role::Backup;
+            } else if self.role != Role::Backup
+                || self.view.owner != id.0
+                || self.view.term != self.promised
+                || peer.applied_epoch != epoch
+            {
+                break Err(Reason::PeerStaleTerm);
+            }
+            if let Err(reason) = self.shadows.apply(&message) {
+                break Err(reason);
+            }
+            peer.link.inbox().mark_applied();
+            applied = true;
+        };
+        if applied {
+            peer.link.acknowledge();
+        }
+        if stale_owner {
+            self.step_down(now, self.promised);
+        }
+        result
+    }
+
+    /// A process that did not run must not take its own silence for the others'.
+    pub(super) fn notice_pause(&mut self, now: Instant) {
+        let cluster = &self.settings.cluster;
+        if now - self.last_turn > cluster.timeout / 2 && !self.replicas.peers.is_empty() {
+            for peer in &mut self.replicas.peers {
+                peer.link.discount_silence(now);
+            }
+            if self.role == Role::Owner && self.replicas.peers.iter().any(|p| self.lives(now, p)) {
+                self.quarantine = Some(now + cluster.timeout);
+            }
+            self.since = self.since.max(now);
+        }
+        if self.quarantine.is_some_and(|until| until <= now) {
+            self.quarantine = None;
+        }
+        self.last_turn = now;
+    }
+
+    pub(super) fn update_membership(&mut self, now: Instant) {
+        match self.role {
+            Role::Starting => self.look_for_owner(now),
+            Role::Backup => self.watch_owner(now),
+            Role::Owner => self.watch_backups(now),
+        }
+    }
+
+    /// Whether this node may take over: it is in the in-sync set of the latest view it knows of.
+    pub(super) fn is_eligible(&self) -> bool {
+        let me = (self.settings.node.0, self.incarnation.0);
+        let latest = self
+            .replicas
+            .peers
+            .iter()
+            .filter(|peer| peer.id.0 == self.view.owner && !self.owner_lost)
+            .filter_map(|peer| peer.link.status())
+            .all(|status| status.view <= self.view.number);
+        self.role == Role::Backup
+            && self.view.term == self.promised
+            && self.view.in_sync.contains(&me)
+            && latest
+    }
+
+    fn look_for_owner(&mut self, now: Instant) {
+        let peers = &self.replicas.peers;
+        let living = || peers.iter().filter(|peer| self.lives(now, peer));
+        let role_of = |role| {
+            move |peer: &&crate::replica::Peer| peer.link.status().is_some_and(|s| s.role == role)
+        };
+        let all_known = living().count() == peers.len();
+        let looked = now - self.since >= self.settings.cluster.timeout * LOOK_TIMEOUTS;
+        let settled = living().any(|p| role_of(Role::Owner)(&p) || role_of(Role::Backup)(&p));
+        let first = living().all(|peer| self.settings.node < peer.id);
+        if (all_known || looked) && !settled && first && self.can_serve() {
+            self.shadows.take();
+            self.become_owner(now);
+        }
+    }
+
+    fn watch_owner(&mut self, now: Instant) {
+        let owner = self.replicas.peers.iter().find(|peer| peer.id.0 == self.view.owner);
+        let silent_since = owner.and_then(|peer| peer.link.last_heard());
+        if owner.is_some_and(|peer| self.lives(now, peer)) && !self.owner_lost {
+            return;
+        }
+        if !self.is_eligible() {
+            // Whatever the owner knew is lost with it.
+            self.role = Role::Starting;
+            self.since = now;
+            self.owner_lost = false;
+            return;
+        }
+        let before_us = |peer: &&crate::replica::Peer| {
+            peer.id.0 != self.view.owner
+                && peer.id < self.settings.node
+                && self.view.in_sync.iter().any(|(id, _)| *id == peer.id.0)
+        };
+        let first = !self.replicas.peers.iter().filter(before_us).any(|peer| self.lives(now, peer));
+        if first && self.can_serve() {
+            self.take_over(now, silent_since);
+        }
+    }
+
+    fn take_over(&mut self, now: Instant, silent_since: Option<Instant>) {
+        let shadows = self.shadows.take();
+        self.become_owner(now);
+        let lead = self.owner_lead.saturating_add(CLOCK_MARGIN_MS);
+        for entry in shadows {
+            let io = (now, &mut self.replicas);
+            if let Err(reason) = self.shard.adopt(entry, lead, io, &self.settings) {
+                self.counters.count(reason);
+            }
+        }
+        self.takeovers += 1;
+        self.takeover = silent_since.map(|since| now - since);
+    }
+
+    fn become_owner(&mut self, now: Instant) {
+        self.promised += 1;
+        let me = (self.settings.node.0, self.incarnation.0);
+        self.view = View {
+            number: self.view.number + 1,
+            term: self.promised,
+            owner: me.0,
+            in_sync: vec![me],
+        };
+        self.role = Role::Owner;
+        self.owner_lost = false;
+        for peer in &mut self.replicas.peers {
+            peer.put_out();
+        }
+        self.announce_at = ANNOUNCEMENTS.iter().map(|after| now + *after).collect();
+        self.commands.push_back(Command::Own(true));
+    }
+
+    /// Somebody else owns the flows now: what we know is void, and we begin anew.
+    fn step_down(&mut self, now: Instant, term: u64) {
+        self.incarnation = Incarnation(self.entropy.u64().max(1));
+        self.shard = blank_shard(&self.settings, &mut self.entropy, self.incarnation);
+        let macs: Vec<_> = self.replicas.peers.iter().map(|peer| peer.mac).collect();
+        self.replicas = blank_replicas(&self.settings, self.incarnation);
+        for (peer, mac) in self.replicas.peers.iter_mut().zip(macs) {
+            peer.mac = mac;
+        }
+        self.shadows.take();
+        self.promised = self.promised.max(term);
+        self.role = Role::Starting;
+        self.since = now;
+        self.announce_at.clear();
+        self.commands.push_back(Command::Own(false));
+    }
+
+    fn follow(&mut self, owner: NodeId, term: u64) {
+        self.promised = term;
+        self.role = Role::Backup;
+        // Not eligible until a view of this term names us.
+        self.view = View { number: 0, term, owner: owner.0, in_sync: Vec::new() };
+    }
+
+    fn watch_backups(&mut self, now: Instant) {
+        for index in 0..self.replicas.peers.len() {
+            let peer = &self.replicas.peers[index];
+            let lives = self.lives(now, peer);
+            let slow = peer.link.outbox_ref().backlog() > OUTBOX_MAX;
+            match peer.standing {
+                // Without a carrier the silence is ours: wait, and release nothing (rule 17).
+                Standing::Out if !lives => {}
+                _ if !lives && !self.can_serve() => {}
+                Standing::Out => self.begin_learning(index),
+                _ if !lives || slow => self.eject(index),
+                Standing::Learning(upto) => self.teach(now, index, upto),
+                Standing::Proposed(end) => {
+                    if peer.link.outbox_ref().acked() >= end {
+                        self.promote(index);
+                    }
+                }
+                Standing::InSync => {}
+            }
+        }
+    }
+
+    fn begin_learning(&mut self, index: usize) {
+        let peer = &mut self.replicas.peers[index];
+        let follows = peer.link.status().is_some_and(|status| status.role != Role::Owner);
+        if !follows || peer.link.incarnation().is_none() {
+            return;
+        }
+        peer.put_out();
+        peer.standing = Standing::Learning(None);
+        self.replicas.push_to(index, &Message::View(self.view.clone()));
+    }
+
+    fn teach(&mut self, now: Instant, index: usize, mut upto: Option<crate::id::FlowId>) {
+        while self.replicas.peers[index].link.outbox_ref().backlog() < LEARNING_BACKLOG_MAX {
+            let next = self.shard.next_replicated(upto);
+            let Some(flow) = next else {
+                let end = self.replicas.push_to(index, &Message::BasesEnd);
+                self.replicas.peers[index].standing = Standing::Proposed(end);
+                return;
+            };
+            upto = Some(flow);
+            self.replicas.peers[index].standing = Standing::Learning(upto);
+            self.shard.replicate(flow, (now, &mut self.replicas, &self.settings));
+        }
+    }
+
+    fn promote(&mut self, index: usize) {
+        let peer = &mut self.replicas.peers[index];
+        let Some(incarnation) = peer.link.incarnation() else { return };
+        peer.standing = Standing::InSync;
+        let member = (peer.id.0, incarnation.0);
+        self.view.in_sync.retain(|(id, _)| *id != member.0);
+        self.view.in_sync.push(member);
+        self.commit_view();
+    }
+
+    /// Removes a backup from the view, and with that from the gates.
+    fn eject(&mut self, index: usize) {
+        let peer = &mut self.replicas.peers[index];
+        peer.put_out();
+        let id = peer.id.0;
+        self.view.in_sync.retain(|(member, _)| *member != id);
+        self.commit_view();
+    }
+
+    fn commit_view(&mut self) {
+        self.view.number += 1;
+        self.replicas.push(None, &Message::View(self.view.clone()));
+    }
+
+    fn can_serve(&self) -> bool {
+        self.carrier.client && self.carrier.backend
+    }
+
+    pub(super) fn lives(&self, now: Instant, peer: &crate::replica::Peer) -> bool {
+        peer.link.last_heard().is_some_and(|at| now - at < self.settings.cluster.timeout)
+    }
+}

@@ -1,0 +1,107 @@
+//! What the operator is shown of a node.
+
+use super::Node;
+use crate::flow::Description;
+use crate::id::{Incarnation, NodeId};
+use crate::reason::Counters;
+use crate::replica::{Role, Standing, Status};
+use crate::time::{Duration, Instant};
+
+/// A node at a glance.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub role: Role,
+    /// The owner: somebody could take over. A backup: it could take over.
+    pub in_sync: bool,
+    /// The owner has no carrier and waits.
+    pub isolated: bool,
+    pub term: u64,
+    pub view: u64,
+    pub flows: usize,
+    pub shadows: usize,
+    pub flows_total: u64,
+    pub takeovers: u64,
+    /// From the former owner's last sign of life to ours, at the last takeover.
+    pub takeover: Option<Duration>,
+    pub peers: Vec<PeerReport>,
+}
+
+/// What a node knows of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerReport {
+    pub id: NodeId,
+    pub address: core::net::IpAddr,
+    pub alive: bool,
+    pub incarnation: Option<Incarnation>,
+    pub status: Option<Status>,
+    pub rtt: Option<Duration>,
+    /// Replicated bytes that the peer has not applied.
+    pub backlog: usize,
+    pub silence: Option<Duration>,
+    pub in_sync: bool,
+}
+
+impl Node {
+    /// The node at a glance.
+    pub fn report(&self, now: Instant) -> NodeReport {
+        let peers: Vec<_> =
+            self.replicas.peers.iter().map(|peer| self.report_peer(now, peer)).collect();
+        let in_sync = match self.role {
+            Role::Owner => peers.iter().any(|peer: &PeerReport| peer.in_sync),
+            Role::Backup => self.is_eligible(),
+            Role::Starting => false,
+        };
+        NodeReport {
+            node: self.settings.node,
+            incarnation: self.incarnation,
+            role: self.role,
+            in_sync,
+            isolated: !self.carrier.client || !self.carrier.backend,
+            term: self.view.term,
+            view: self.view.number,
+            flows: self.shard.len(),
+            shadows: self.shadows.len(),
+            flows_total: self.shard.total(),
+            takeovers: self.takeovers,
+            takeover: self.takeover,
+            peers,
+        }
+    }
+
+    /// Every flow that this node owns.
+    pub fn flows(&self) -> impl Iterator<Item = Description> + '_ {
+        self.shard.describe()
+    }
+
+    /// Node ids of the backups of every flow.
+    pub fn backups(&self) -> Vec<u8> {
+        let members = self.view.in_sync.iter().map(|(id, _)| *id);
+        members.filter(|id| *id != self.settings.node.0).collect()
+    }
+
+    /// What was dropped, and why.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn report_peer(&self, now: Instant, peer: &crate::replica::Peer) -> PeerReport {
+        let incarnation = peer.link.incarnation();
+        let member = incarnation.map(|incarnation| (peer.id.0, incarnation.0));
+        PeerReport {
+            id: peer.id,
+            address: peer.address,
+            alive: self.lives(now, peer),
+            incarnation,
+            status: peer.link.status(),
+            rtt: peer.link.outbox_ref().rtt(),
+            backlog: match peer.standing {
+                Standing::Out => 0,
+                _ => peer.link.outbox_ref().backlog(),
+            },
+            silence: peer.link.last_heard().map(|at| now - at),
+            in_sync: member.is_some_and(|member| self.view.in_sync.contains(&member)),
+        }
+    }
+}
