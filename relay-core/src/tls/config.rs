@@ -23,6 +23,10 @@ pub const MAX_IDENTITIES: usize = 4096;
 /// Most ALPN protocols (RFC 7301) that a server offers; each has 1 to 255 bytes.
 pub const MAX_ALPN_PROTOCOLS: usize = 16;
 
+/// Longest certificate chain, in bytes of DER. It is sent in every full handshake, and kept with the
+/// handshake until that is complete; four certificates with RSA-4096 keys need 8 KiB.
+pub const MAX_CERTIFICATE_CHAIN: usize = 32 * 1024;
+
 /// Tickets sent after a full TLS 1.3 handshake. Clients use each once, browsers open connections
 /// in pairs.
 const TICKETS: usize = 2;
@@ -89,6 +93,12 @@ pub enum IdentityError {
     /// The certificate file has no certificate.
     #[error("the certificate file has no certificate: it must have BEGIN CERTIFICATE lines")]
     NoCertificate,
+    /// The chain is longer than [`MAX_CERTIFICATE_CHAIN`].
+    #[error(
+        "the certificate chain has {0} bytes, the limit is {MAX_CERTIFICATE_CHAIN}: leave out what \
+         is not an intermediate certificate of the first one"
+    )]
+    ChainTooLong(usize),
     /// The server's certificate does not parse.
     #[error("the first certificate is damaged or not X.509 version 3 ({0})")]
     Certificate(webpki::Error),
@@ -214,6 +224,10 @@ fn load(identity: &Identity) -> Result<(CertifiedKey, Vec<String>), IdentityErro
             .collect::<Result<_, _>>()
             .map_err(IdentityError::CertificatePem)?;
     let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
+    let chain_len = chain.iter().map(|certificate| certificate.len()).sum();
+    if chain_len > MAX_CERTIFICATE_CHAIN {
+        return Err(IdentityError::ChainTooLong(chain_len));
+    }
     let parsed = webpki::EndEntityCert::try_from(leaf).map_err(IdentityError::Certificate)?;
     let names = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
 

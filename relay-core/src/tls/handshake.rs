@@ -61,9 +61,6 @@ pub enum HandshakeError {
     /// No certificate has the name that the client asks for.
     #[error("no certificate for the name that the client asks for")]
     UnknownName,
-    /// The client closed the connection.
-    #[error("the client ended the handshake")]
-    Closed,
     /// More than [`MAX_HANDSHAKE_INPUT`] bytes.
     #[error("the client's handshake is longer than {MAX_HANDSHAKE_INPUT} bytes")]
     TooLong,
@@ -145,6 +142,9 @@ impl Handshake {
         input: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Progress, HandshakeError> {
+        if let Some(fault) = self.context.fault() {
+            return Err(fault.into());
+        }
         let mut rest = input;
         while self.connection.is_handshaking() {
             let record_len = match record_header(rest) {
@@ -262,11 +262,9 @@ impl Handshake {
 fn read(connection: &mut ServerConnection, bytes: &mut &[u8]) -> Result<(), HandshakeError> {
     let full = |error: io::Error| rustls::Error::General(error.to_string());
     if connection.read_tls(bytes).map_err(full)? == 0 {
-        return Err(HandshakeError::Closed);
+        return Err(rustls::Error::HandshakeNotComplete.into());
     }
-    if connection.process_new_packets()?.peer_has_closed() {
-        return Err(HandshakeError::Closed);
-    }
+    connection.process_new_packets()?;
     Ok(())
 }
 

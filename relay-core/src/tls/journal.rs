@@ -241,3 +241,61 @@ pub(super) fn fresh_random(buffer: &mut [u8]) -> Result<(), GetRandomFailed> {
 pub(super) fn configured_entropy() -> Option<Arc<dyn SecureRandom>> {
     current(|context| context.entropy.clone()).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(context: &mut Context) -> Vec<u8> {
+        let live = || {
+            let mut bytes = Zeroizing::new(vec![0; 8]);
+            fresh_random(&mut bytes)?;
+            Ok(bytes)
+        };
+        with_context(context, || journaled(Operation::Random, live)).unwrap().to_vec()
+    }
+
+    #[test]
+    fn a_panic_leaves_no_context_behind() {
+        let mut context = Context::new(None);
+        let answer = random(&mut context);
+        let panicking = std::panic::AssertUnwindSafe(|| with_context(&mut context, || panic!()));
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        assert_eq!(current(|_| ()), None);
+        let mut replayed = Context::replay(context.journal(), None).unwrap();
+        assert_eq!(random(&mut replayed), answer);
+        replayed.finish_replay().unwrap();
+    }
+
+    #[test]
+    fn connections_do_not_see_each_other() {
+        let (mut outer, mut inner) = (Context::new(None), Context::new(None));
+        let empty = outer.journal().len();
+        with_context(&mut outer, || random(&mut inner));
+        assert_eq!(outer.journal().len(), empty);
+        assert!(inner.journal().len() > empty);
+        random(&mut outer);
+        assert!(outer.journal().len() > empty);
+    }
+
+    #[test]
+    fn nothing_is_answered_without_a_connection() {
+        let answer = journaled(Operation::Random, || Ok(Zeroizing::new(vec![1])));
+        assert!(answer.is_err());
+    }
+
+    #[test]
+    fn the_journal_is_bounded() {
+        let mut context = Context::new(None);
+        let answer = Zeroizing::new(vec![0; 1000]);
+        let append = |context: &mut Context| {
+            with_context(context, || journaled(Operation::Sign, || Ok(answer.clone()))).is_ok()
+        };
+        let fitting = (0..).take_while(|_| append(&mut context)).count();
+        assert_eq!(fitting, (MAX_JOURNAL - HEADER.len()) / 1003);
+        assert_eq!(context.fault(), Some(Fault::TooLong));
+        assert!(context.journal().len() <= MAX_JOURNAL);
+        let long = vec![0; MAX_JOURNAL + 1];
+        assert!(matches!(Context::replay(&long, None), Err(Fault::TooLong)));
+    }
+}

@@ -30,9 +30,12 @@ mod record;
 mod suite;
 mod ticket;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{
-    ConfigError, Identity, IdentityError, MAX_ALPN_PROTOCOLS, MAX_IDENTITIES, ServerConfig,
-    ServerOptions,
+    ConfigError, Identity, IdentityError, MAX_ALPN_PROTOCOLS, MAX_CERTIFICATE_CHAIN,
+    MAX_IDENTITIES, ServerConfig, ServerOptions,
 };
 pub use handshake::{Established, Handshake, HandshakeError, MAX_HANDSHAKE_INPUT, Progress};
 pub use journal::MAX_JOURNAL;
