@@ -48,12 +48,20 @@ reasons! {
     PeerReplay = "peer_replay",
     /// A cluster message of a term that is over (rule 6).
     PeerStaleTerm = "peer_stale_term",
+    /// A plain HTTP request on the TLS port.
+    PlainHttp = "plain_http",
     /// No free source port toward this backend in this bucket.
     PortExhausted = "port_exhausted",
     /// An RST in the window but not at the exact sequence number (RFC 5961 section 3).
     RstChallenged = "rst_challenged",
     /// A SYN on a synchronized connection (RFC 5961 section 4).
     SynChallenged = "syn_challenged",
+    /// A TLS record does not authenticate.
+    TlsBadMac = "tls_bad_mac",
+    /// A TLS handshake failed: nothing in common, an unknown server name, or a protocol error.
+    TlsHandshake = "tls_handshake",
+    /// Not a TLS record, or one that cannot come here.
+    TlsMalformed = "tls_malformed",
     /// No listener on this address and port.
     UnknownFlow = "unknown_flow",
     /// More data than the receive buffer has room for.
