@@ -1,1 +1,199 @@
-//! Not written yet.
+//! The configuration: one TOML file per node.
+//!
+//! It is read in two stages. `parse` gives the file its shape, with the place of every value;
+//! `resolve` turns values into addresses, keys and durations, reads the files that are named, and
+//! checks what can only be checked together. So a relay either starts with a configuration that
+//! makes sense or says in one line what to write instead.
+
+mod error;
+mod files;
+mod parse;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::ConfigError;
+
+/// Most peers of a node: a cluster has at most eight relays, so that a commit stays one short
+/// round trip to few nodes.
+pub const MAX_PEERS: usize = 7;
+/// Most listeners of a node.
+pub const MAX_LISTENERS: usize = 64;
+/// Most addresses, backends or certificates of one listener.
+pub const MAX_PER_LISTENER: usize = 64;
+/// Size of the configuration file and of every file that it names, in bytes.
+pub const MAX_FILE: u64 = 1 << 20;
+
+/// A relay's configuration, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// The network interfaces.
+    pub ports: Ports,
+    /// The worker thread.
+    pub worker: Worker,
+    /// The other relays and how to talk to them.
+    pub cluster: Cluster,
+    /// The MAC addresses that the cluster shares.
+    pub virtual_mac: VirtualMac,
+    /// Sizes of tables and buffers.
+    pub limits: Limits,
+    /// What is served; at least one.
+    pub listeners: Vec<Listener>,
+    /// What is not wrong but should be looked at, one sentence each; for the log.
+    pub warnings: Vec<String>,
+}
+
+/// `[node]`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Unique in the cluster, 1 to 255.
+    pub id: u8,
+    /// Path of the control socket.
+    pub control: PathBuf,
+}
+
+/// `[ports]`: names of three different network interfaces.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Toward the clients.
+    pub client: String,
+    /// Toward the backends.
+    pub backend: String,
+    /// Toward the other relays.
+    pub cluster: String,
+    /// How the worker waits for frames.
+    pub mode: PortMode,
+}
+
+/// How the worker waits for frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortMode {
+    /// Sleeps in `poll` while nothing arrives.
+    Poll,
+    /// Polls without sleeping: the least latency for a whole core.
+    Busy,
+}
+
+/// `[worker]`.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// The core that the worker is pinned to.
+    pub core: Option<usize>,
+}
+
+/// `[cluster]`.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The pre-shared key of the cluster.
+    pub key: [u8; 32],
+    /// This node's address on the cluster network.
+    pub address: IpAddr,
+    /// UDP port of every node.
+    pub udp_port: u16,
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which a peer is suspected; at least four heartbeats.
+    pub timeout: Duration,
+    /// The other relays, by rising id.
+    pub peers: Vec<Peer>,
+}
+
+/// `[[cluster.peer]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The peer's node id.
+    pub id: u8,
+    /// Its address on the cluster network; of the same family as [`Cluster::address`].
+    pub address: IpAddr,
+}
+
+/// `[virtual_mac]`: two different unicast MAC addresses.
+#[derive(Clone, Debug)]
+pub struct VirtualMac {
+    /// Of the VIPs.
+    pub client: [u8; 6],
+    /// Of the SNAT addresses.
+    pub backend: [u8; 6],
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most flows at a time.
+    pub flows: usize,
+    /// Receive buffer of one leg, in bytes.
+    pub receive_buffer: usize,
+    /// Send buffer of one leg, in bytes.
+    pub send_buffer: usize,
+    /// How long received bytes wait to be settled before they are replicated as data; zero
+    /// replicates always, `None` never.
+    pub hold: Option<Duration>,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The VIPs; at least one.
+    pub addresses: Vec<IpAddr>,
+    /// TCP port on each of them.
+    pub port: u16,
+    /// Source addresses toward backends, at most one of each family; one for every family that a
+    /// backend has.
+    pub snat: Vec<IpAddr>,
+    /// The backends; at least one.
+    pub backends: Vec<SocketAddr>,
+    /// The certificates; at least one. The first serves clients that name no known server.
+    pub certificates: Vec<Certificate>,
+}
+
+/// `[[listener.certificate]]`.
+#[derive(Clone)]
+pub struct Certificate {
+    /// PEM of the chain, end entity first.
+    pub chain: Vec<u8>,
+    /// PEM of the private key.
+    pub key: Vec<u8>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path` and the files that it names; relative names count from
+    /// the directory of `path`.
+    ///
+    /// # Errors
+    /// The first mistake, with its place and remedy.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = files::read_text(path).map_err(|problem| {
+            ConfigError::of_file(path, problem, "check the path given to --config")
+        })?;
+        let source = error::Source { path, text: &text };
+        resolve::resolve(&parse::parse(&source)?, &source)
+    }
+}
+
+// Keys never reach a log, not even through a debugging line.
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("address", &self.address)
+            .field("udp_port", &self.udp_port)
+            .field("heartbeat", &self.heartbeat)
+            .field("timeout", &self.timeout)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("chain_bytes", &self.chain.len())
+            .finish_non_exhaustive()
+    }
+}

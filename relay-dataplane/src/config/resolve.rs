@@ -1,0 +1,517 @@
+//! From values to addresses, keys and durations, and every check that looks at more than one value.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::error::{ConfigError, Source};
+use super::parse::{self, Hold};
+use super::{
+    Certificate, Cluster, Config, Limits, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
+    Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
+};
+
+/// A peer is suspected only after this many heartbeats went missing: a few may be lost.
+const HEARTBEATS_PER_TIMEOUT: i64 = 4;
+/// Bounds of `cluster.heartbeat_ms`.
+const HEARTBEAT_MS: RangeInclusive<i64> = 1..=1_000;
+/// Longest `cluster.timeout_ms`: clients give up on a stalled connection soon after.
+const TIMEOUT_MS_MAX: i64 = 60_000;
+/// Longest `limits.hold_ms`; longer holds outlast every retransmission timer.
+const HOLD_MS_MAX: f64 = 10_000.0;
+/// Bounds of `limits.flows`: what a table of one core can carry.
+const FLOWS: RangeInclusive<i64> = 1..=1 << 20;
+/// Bounds of a buffer: a TLS record (RFC 8446 section 5.2) fits, a window scale of 8 covers it.
+const BUFFER: RangeInclusive<i64> = 32 << 10..=16 << 20;
+/// Highest core number; the size of the kernel's `cpu_set_t`.
+const CORES: RangeInclusive<i64> = 0..=1023;
+/// Longest interface name (`IFNAMSIZ` less the terminator).
+const INTERFACE_NAME_MAX: usize = 15;
+/// Longest socket path (`sun_path` less the terminator).
+const SOCKET_PATH_MAX: usize = 107;
+
+const DEFAULT_FLOWS: i64 = 65_536;
+const DEFAULT_BUFFER: i64 = 1 << 20;
+const DEFAULT_HOLD: Duration = Duration::from_millis(2);
+
+/// Turns the parsed file into a configuration.
+pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config> {
+    let mut resolver = Resolver {
+        source,
+        directory: source.path.parent().unwrap_or(Path::new("")),
+        roles: BTreeMap::new(),
+        served: BTreeSet::new(),
+        warnings: Vec::new(),
+    };
+    Ok(Config {
+        node: resolver.node(&file.node)?,
+        ports: resolver.ports(&file.ports)?,
+        worker: resolver.worker(&file.worker)?,
+        cluster: resolver.cluster(&file.cluster, file.node.id.get_ref())?,
+        virtual_mac: resolver.virtual_mac(&file.virtual_mac)?,
+        limits: resolver.limits(&file.limits)?,
+        listeners: resolver.listeners(&file.listener)?,
+        warnings: resolver.warnings,
+    })
+}
+
+/// What an address is for. One address has one role in the whole cluster.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Node,
+    Vip,
+    Snat,
+    Backend,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Role::Node => "the cluster address of a node",
+            Role::Vip => "an address of a listener",
+            Role::Snat => "a SNAT address",
+            Role::Backend => "the address of a backend",
+        }
+    }
+}
+
+struct Resolver<'a> {
+    source: &'a Source<'a>,
+    directory: &'a Path,
+    roles: BTreeMap<IpAddr, Role>,
+    served: BTreeSet<(IpAddr, u16)>,
+    warnings: Vec<String>,
+}
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+impl Resolver<'_> {
+    fn node(&self, node: &parse::Node) -> Result<Node> {
+        if node.control.get_ref().is_empty() {
+            return Err(self.wrong(
+                &node.control,
+                "the path of the socket is empty",
+                "name a file such as /run/relay/control.sock",
+            ));
+        }
+        let control = self.directory.join(node.control.get_ref());
+        let length = control.as_os_str().len();
+        if length > SOCKET_PATH_MAX {
+            return Err(self.wrong(
+                &node.control,
+                format!("the path of the socket has {length} bytes"),
+                format!("keep it within {SOCKET_PATH_MAX}"),
+            ));
+        }
+        Ok(Node { id: self.integer(&node.id, 1..=255)?, control })
+    }
+
+    fn ports(&self, ports: &parse::Ports) -> Result<Ports> {
+        let names = [&ports.client, &ports.backend, &ports.cluster];
+        let mut seen = BTreeSet::new();
+        for name in names {
+            let text = name.get_ref();
+            let fits = (1..=INTERFACE_NAME_MAX).contains(&text.len());
+            if !fits || text.contains(|c: char| c == '/' || c.is_whitespace()) {
+                return Err(self.wrong(
+                    name,
+                    format!("{text:?} is no name of a network interface"),
+                    "choose one that `ip link` shows",
+                ));
+            }
+            if !seen.insert(text) {
+                return Err(self.wrong(
+                    name,
+                    format!("{text} is already another port"),
+                    "give client, backend and cluster an interface each",
+                ));
+            }
+        }
+        let [client, backend, cluster] = names.map(|name| name.get_ref().clone());
+        Ok(Ports { client, backend, cluster, mode: self.mode(ports.mode.as_ref())? })
+    }
+
+    fn mode(&self, mode: Option<&Spanned<String>>) -> Result<PortMode> {
+        let Some(mode) = mode else { return Ok(PortMode::Poll) };
+        match mode.get_ref().as_str() {
+            "poll" => Ok(PortMode::Poll),
+            "busy" => Ok(PortMode::Busy),
+            other => {
+                Err(self.wrong(mode, format!("{other:?} is no mode"), "set it to poll or busy"))
+            }
+        }
+    }
+
+    fn worker(&self, worker: &parse::Worker) -> Result<Worker> {
+        let core = worker.core.as_ref().map(|core| self.integer(core, CORES)).transpose()?;
+        Ok(Worker { core })
+    }
+
+    fn cluster(&mut self, cluster: &parse::Cluster, own_id: &i64) -> Result<Cluster> {
+        let address = self.node_address(&cluster.address)?;
+        let heartbeat: u64 = self.integer(&cluster.heartbeat_ms, HEARTBEAT_MS)?;
+        Ok(Cluster {
+            key: self.cluster_key(&cluster.key_file)?,
+            address,
+            udp_port: self.port(&cluster.udp_port)?,
+            heartbeat: Duration::from_millis(heartbeat),
+            timeout: self.timeout(cluster)?,
+            peers: self.peers(&cluster.peer, address, *own_id)?,
+        })
+    }
+
+    fn timeout(&self, cluster: &parse::Cluster) -> Result<Duration> {
+        let heartbeat = cluster.heartbeat_ms.get_ref();
+        let timeout = cluster.timeout_ms.get_ref();
+        let least = HEARTBEATS_PER_TIMEOUT * heartbeat;
+        if *timeout < least {
+            return Err(self.wrong(
+                &cluster.timeout_ms,
+                format!("{timeout} is less than four heartbeats ({heartbeat} ms each)"),
+                format!("set it to {least} or more"),
+            ));
+        }
+        self.integer(&cluster.timeout_ms, least..=TIMEOUT_MS_MAX).map(Duration::from_millis)
+    }
+
+    fn cluster_key(&mut self, key_file: &Spanned<String>) -> Result<[u8; 32]> {
+        let (path, bytes) = self.secret(key_file)?;
+        files::parse_key(&bytes).ok_or_else(|| {
+            self.wrong(
+                key_file,
+                format!("{} does not hold 64 hexadecimal digits", path.display()),
+                format!(
+                    "write one key for all nodes with `openssl rand -hex 32 > {}`",
+                    path.display()
+                ),
+            )
+        })
+    }
+
+    fn peers(&mut self, peers: &[parse::Peer], own: IpAddr, own_id: i64) -> Result<Vec<Peer>> {
+        let mut by_id = BTreeMap::new();
+        for peer in peers {
+            let id = self.integer(&peer.id, 1..=255)?;
+            if by_id.len() == MAX_PEERS {
+                return Err(self.wrong(
+                    &peer.id,
+                    format!("more than {MAX_PEERS} peers"),
+                    "serve more traffic with a second cluster",
+                ));
+            }
+            if i64::from(id) == own_id {
+                return Err(self.wrong(
+                    &peer.id,
+                    format!("{id} is this node's own id"),
+                    "list only the other nodes, and give each its own id",
+                ));
+            }
+            let address = self.node_address(&peer.address)?;
+            if address.is_ipv4() != own.is_ipv4() {
+                return Err(self.wrong(
+                    &peer.address,
+                    format!("{address} and this node's {own} are of different families"),
+                    "use IPv4 or IPv6 for the whole cluster network",
+                ));
+            }
+            if by_id.insert(id, Peer { id, address }).is_some() {
+                return Err(self.wrong(
+                    &peer.id,
+                    format!("{id} is already the id of another peer"),
+                    "give each node its own id",
+                ));
+            }
+        }
+        Ok(by_id.into_values().collect())
+    }
+
+    fn virtual_mac(&self, macs: &parse::VirtualMac) -> Result<VirtualMac> {
+        let client = self.mac(&macs.client)?;
+        let backend = self.mac(&macs.backend)?;
+        if client == backend {
+            return Err(self.wrong(
+                &macs.backend,
+                "it is the client side's address, too",
+                "give the two sides different addresses",
+            ));
+        }
+        Ok(VirtualMac { client, backend })
+    }
+
+    fn limits(&self, limits: &parse::Limits) -> Result<Limits> {
+        let size = |value: Option<&Spanned<i64>>, default: i64, range| {
+            let default = Spanned::new(0..0, default);
+            self.integer(value.unwrap_or(&default), range)
+        };
+        Ok(Limits {
+            flows: size(limits.flows.as_ref(), DEFAULT_FLOWS, FLOWS)?,
+            receive_buffer: size(limits.receive_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
+            send_buffer: size(limits.send_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
+            hold: self.hold(limits.hold_ms.as_ref())?,
+        })
+    }
+
+    fn hold(&self, hold: Option<&Spanned<Hold>>) -> Result<Option<Duration>> {
+        let Some(hold) = hold else { return Ok(Some(DEFAULT_HOLD)) };
+        match hold.get_ref() {
+            Hold::Milliseconds(ms) if (0.0..=HOLD_MS_MAX).contains(ms) => {
+                Ok(Some(Duration::from_secs_f64(ms / 1e3)))
+            }
+            Hold::Word(word) if word == "infinite" => Ok(None),
+            Hold::Milliseconds(ms) => Err(self.wrong_hold(hold, ms.to_string())),
+            Hold::Word(word) => Err(self.wrong_hold(hold, format!("{word:?}"))),
+        }
+    }
+
+    fn wrong_hold(&self, hold: &Spanned<Hold>, value: String) -> ConfigError {
+        self.wrong(
+            hold,
+            format!("{value} is no time to hold"),
+            format!("set it to 0 to {HOLD_MS_MAX} (milliseconds) or \"infinite\""),
+        )
+    }
+
+    fn listeners(&mut self, listeners: &Spanned<Vec<parse::Listener>>) -> Result<Vec<Listener>> {
+        self.some(listeners, MAX_LISTENERS, "listeners")?;
+        listeners.get_ref().iter().map(|listener| self.listener(listener)).collect()
+    }
+
+    fn listener(&mut self, listener: &parse::Listener) -> Result<Listener> {
+        self.some(&listener.addresses, MAX_PER_LISTENER, "addresses")?;
+        self.some(&listener.backends, MAX_PER_LISTENER, "backends")?;
+        self.some(&listener.certificate, MAX_PER_LISTENER, "certificates")?;
+        let port = self.port(&listener.port)?;
+        let mut addresses = Vec::new();
+        for text in listener.addresses.get_ref() {
+            let address = self.address(text, Role::Vip)?;
+            if !self.served.insert((address, port)) {
+                return Err(self.wrong(
+                    text,
+                    format!("{} is listened on twice", SocketAddr::new(address, port)),
+                    "keep one listener for an address and port",
+                ));
+            }
+            addresses.push(address);
+        }
+        let snat = self.snat(&listener.snat)?;
+        let backends = self.backends(listener, &snat)?;
+        let certificates = listener.certificate.get_ref().iter();
+        let certificates =
+            certificates.map(|pair| self.certificate(pair)).collect::<Result<_>>()?;
+        Ok(Listener { addresses, port, snat, backends, certificates })
+    }
+
+    fn snat(&mut self, snat: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<IpAddr>> {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for text in snat.get_ref() {
+            let address = self.address(text, Role::Snat)?;
+            if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+                return Err(self.wrong(
+                    text,
+                    format!("{address} is the second {} address", family(address)),
+                    "keep one of each family",
+                ));
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+
+    fn backends(&mut self, listener: &parse::Listener, snat: &[IpAddr]) -> Result<Vec<SocketAddr>> {
+        let mut backends = Vec::new();
+        for text in listener.backends.get_ref() {
+            let backend = text.get_ref().parse().ok().filter(|b: &SocketAddr| b.port() != 0);
+            let Some(backend) = backend else {
+                return Err(self.wrong(
+                    text,
+                    format!("{:?} is no address and port", text.get_ref()),
+                    "write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
+                ));
+            };
+            self.claim(text.span(), backend.ip(), Role::Backend)?;
+            if !snat.iter().any(|address| address.is_ipv4() == backend.is_ipv4()) {
+                return Err(self.wrong(
+                    text,
+                    format!("{backend} has no SNAT address of its family"),
+                    format!("add an {} address to snat", family(backend.ip())),
+                ));
+            }
+            backends.push(backend);
+        }
+        Ok(backends)
+    }
+
+    fn certificate(&mut self, pair: &parse::Certificate) -> Result<Certificate> {
+        let (path, chain) = self.file(&pair.chain)?;
+        if !files::has_section(&chain.bytes, "CERTIFICATE") {
+            return Err(self.wrong(
+                &pair.chain,
+                format!("{} holds no certificate", path.display()),
+                "name a PEM file with the chain, the server's certificate first",
+            ));
+        }
+        let (path, key) = self.secret(&pair.key)?;
+        if !files::has_section(&key, "PRIVATE KEY") {
+            return Err(self.wrong(
+                &pair.key,
+                format!("{} holds no private key", path.display()),
+                "name a PEM file with the unencrypted key of this certificate",
+            ));
+        }
+        Ok(Certificate { chain: chain.bytes, key })
+    }
+
+    /// A file that only its owner should be able to read.
+    fn secret(&mut self, name: &Spanned<String>) -> Result<(PathBuf, Vec<u8>)> {
+        let (path, contents) = self.file(name)?;
+        if contents.exposed {
+            let path = path.display();
+            self.warnings.push(format!("{path} is open to other users: `chmod 600 {path}`"));
+        }
+        Ok((path, contents.bytes))
+    }
+
+    fn file(&self, name: &Spanned<String>) -> Result<(PathBuf, files::Contents)> {
+        let path = self.directory.join(name.get_ref());
+        match files::read(&path) {
+            Ok(contents) => Ok((path, contents)),
+            Err(problem) => Err(self.wrong(
+                name,
+                format!("{} {problem}", path.display()),
+                "name a file that the relay may read",
+            )),
+        }
+    }
+
+    fn node_address(&mut self, text: &Spanned<String>) -> Result<IpAddr> {
+        self.address(text, Role::Node)
+    }
+
+    fn address(&mut self, text: &Spanned<String>, role: Role) -> Result<IpAddr> {
+        let Ok(address) = text.get_ref().parse() else {
+            return Err(self.wrong(
+                text,
+                format!("{:?} is no IP address", text.get_ref()),
+                "write it as 192.0.2.1 or 2001:db8::1",
+            ));
+        };
+        self.claim(text.span(), address, role)?;
+        Ok(address)
+    }
+
+    /// Gives `address` its role; nodes do not share addresses, and roles never do.
+    fn claim(&mut self, span: Range<usize>, address: IpAddr, role: Role) -> Result<()> {
+        if let Some(kind) = unusable(address) {
+            return Err(self.source.error(
+                span,
+                format!("{address} is {kind}"),
+                "use a unicast address that the whole network segment can reach",
+            ));
+        }
+        match self.roles.insert(address, role) {
+            Some(other) if other != role || role == Role::Node => Err(self.source.error(
+                span,
+                format!("{address} is already {}", other.name()),
+                "give each role its own address",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn mac(&self, text: &Spanned<String>) -> Result<[u8; 6]> {
+        let Some(mac) = parse_mac(text.get_ref()) else {
+            return Err(self.wrong(
+                text,
+                format!("{:?} is no MAC address", text.get_ref()),
+                "write it as 02:00:5e:01:00:64",
+            ));
+        };
+        // The lowest bit of the first octet marks groups (IEEE 802 section 8.2.2).
+        if mac[0] & 1 == 1 || mac == [0; 6] {
+            return Err(self.wrong(
+                text,
+                format!("{} is no address of a single station", text.get_ref()),
+                "use one that begins with 02",
+            ));
+        }
+        Ok(mac)
+    }
+
+    fn port(&self, port: &Spanned<i64>) -> Result<u16> {
+        self.integer(port, 1..=65_535)
+    }
+
+    fn integer<T: TryFrom<i64>>(
+        &self,
+        value: &Spanned<i64>,
+        range: RangeInclusive<i64>,
+    ) -> Result<T> {
+        let number = *value.get_ref();
+        let within = range.contains(&number).then_some(number);
+        within.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
+            self.wrong(
+                value,
+                format!("{number} is out of range"),
+                format!("set it to {} to {}", range.start(), range.end()),
+            )
+        })
+    }
+
+    /// Refuses lists that are empty or too long.
+    fn some<T>(&self, list: &Spanned<Vec<T>>, most: usize, what: &str) -> Result<()> {
+        match list.get_ref().len() {
+            0 => Err(self.wrong(list, format!("there are no {what}"), "add at least one")),
+            n if n > most => Err(self.wrong(
+                list,
+                format!("{n} {what} are too many"),
+                format!("keep at most {most}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn wrong<T>(
+        &self,
+        value: &Spanned<T>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ConfigError {
+        self.source.error(value.span(), problem, remedy)
+    }
+}
+
+/// What keeps an address from being used by a relay.
+fn unusable(address: IpAddr) -> Option<&'static str> {
+    let special = match address {
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
+        // On the wire and in the tables it would be the IPv4 address.
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
+        _ => None,
+    };
+    special
+        .or(address.is_unspecified().then_some("the unspecified address"))
+        .or(address.is_multicast().then_some("a multicast address"))
+        .or(address.is_loopback().then_some("a loopback address"))
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut octets = text.split(':');
+    let mut mac = [0; 6];
+    for octet in &mut mac {
+        let digits = octets.next().filter(|digits| digits.len() == 2)?;
+        // `from_str_radix` alone would take a sign.
+        digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(())?;
+        *octet = u8::from_str_radix(digits, 16).ok()?;
+    }
+    octets.next().is_none().then_some(mac)
+}
+
+const fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}

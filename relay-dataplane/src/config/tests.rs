@@ -1,0 +1,470 @@
+//! One case for each kind of mistake, with the exact message.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff\n";
+
+/// Line numbers in the cases count from here.
+const VALID: &str = r#"[node]
+id = 1
+control = "relay.sock"
+[ports]
+client = "client0"
+backend = "backend0"
+cluster = "cluster0"
+mode = "busy"
+[cluster]
+key_file = "cluster.key"
+address = "10.99.3.21"
+udp_port = 7305
+heartbeat_ms = 5
+timeout_ms = 100
+[[cluster.peer]]
+id = 3
+address = "10.99.3.23"
+[[cluster.peer]]
+id = 2
+address = "10.99.3.22"
+[virtual_mac]
+client = "02:00:5e:01:00:64"
+backend = "02:00:5E:02:00:64"
+[worker]
+core = 1
+[limits]
+flows = 1000
+hold_ms = 2.5
+[[listener]]
+addresses = ["10.99.1.100", "fd99:1::100"]
+port = 443
+snat = ["10.99.2.100", "fd99:2::100"]
+backends = ["10.99.2.10:8080", "[fd99:2::10]:8080"]
+[[listener.certificate]]
+chain = "chain.pem"
+key = "key.pem"
+[[listener]]
+addresses = ["10.99.1.100"]
+port = 8443
+snat = ["10.99.2.100"]
+backends = ["10.99.2.10:9000"]
+[[listener.certificate]]
+chain = "chain.pem"
+key = "key.pem"
+"#;
+
+#[test]
+fn a_valid_file_resolves_to_plain_values() {
+    let directory = Directory::new();
+    let config = directory.load(VALID).unwrap();
+    assert_eq!(config.node.id, 1);
+    assert_eq!(config.node.control, directory.path.join("relay.sock"));
+    assert_eq!(config.ports.client, "client0");
+    assert_eq!(config.ports.mode, PortMode::Busy);
+    assert_eq!(config.worker.core, Some(1));
+    assert_eq!((config.cluster.key[0], config.cluster.key[1], config.cluster.key[31]), (0, 1, 255));
+    assert_eq!(config.cluster.heartbeat, Duration::from_millis(5));
+    assert_eq!(config.cluster.timeout, Duration::from_millis(100));
+    let peer = |id, address: &str| Peer { id, address: address.parse().unwrap() };
+    assert_eq!(config.cluster.peers, [peer(2, "10.99.3.22"), peer(3, "10.99.3.23")]);
+    assert_eq!(config.virtual_mac.client, [2, 0, 0x5e, 1, 0, 0x64]);
+    assert_eq!(config.virtual_mac.backend, [2, 0, 0x5e, 2, 0, 0x64]);
+    assert_eq!((config.limits.flows, config.limits.send_buffer), (1000, 1 << 20));
+    assert_eq!(config.limits.hold, Some(Duration::from_micros(2500)));
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.listeners[0].backends[1], "[fd99:2::10]:8080".parse().unwrap());
+    assert!(config.listeners[1].certificates[0].key.starts_with(b"-----BEGIN PRIVATE KEY"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_complete_file_of_the_manual_is_valid() {
+    let manual = include_str!("../../../docs/CONFIG.md");
+    let (_, rest) = manual.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let directory = Directory::new();
+    let text = text.replace("relay.test.", "");
+    assert_eq!(directory.load(&text).unwrap().listeners.len(), 1);
+}
+
+#[test]
+fn what_may_be_left_out_has_its_default() {
+    let directory = Directory::new();
+    let text = VALID.replace("mode = \"busy\"\n", "").replace("[worker]\ncore = 1\n", "");
+    let text = text.replace("[limits]\nflows = 1000\nhold_ms = 2.5\n", "");
+    let config = directory.load(&text).unwrap();
+    assert_eq!(config.ports.mode, PortMode::Poll);
+    assert_eq!(config.worker.core, None);
+    assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 1 << 20));
+    assert_eq!(config.limits.hold, Some(Duration::from_millis(2)));
+}
+
+#[test]
+fn hold_may_be_always_or_never() {
+    let directory = Directory::new();
+    let hold = |value| directory.load(&VALID.replace("hold_ms = 2.5", value)).unwrap().limits.hold;
+    assert_eq!(hold("hold_ms = 0"), Some(Duration::ZERO));
+    assert_eq!(hold("hold_ms = \"infinite\""), None);
+}
+
+#[test]
+fn keys_that_others_may_read_are_warned_about() {
+    let directory = Directory::new();
+    let key = directory.path.join("cluster.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let key = key.display();
+    assert_eq!(
+        directory.load(VALID).unwrap().warnings,
+        [format!("{key} is open to other users: `chmod 600 {key}`")]
+    );
+}
+
+#[test]
+fn debugging_output_shows_no_key() {
+    let directory = Directory::new();
+    let text = format!("{:?}", directory.load(VALID).unwrap());
+    // The first bytes of the cluster's key, and "-----BEGIN", as lists of numbers.
+    for secret in ["0, 1, 2, 3", "45, 45, 45", "PRIVATE"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// What is replaced in [`VALID`], by what, and the message after the path of the file.
+type Case = (&'static str, &'static str, &'static str);
+
+#[test]
+fn every_mistake_has_its_message() {
+    let directory = Directory::new();
+    let mut failures = String::new();
+    for (old, new, expected) in SHAPE.iter().chain(VALUES).chain(CROSS).chain(FILES) {
+        assert!(VALID.contains(old), "{old}");
+        let error = directory.load(&VALID.replacen(old, new, 1)).err();
+        let message = error.map(|error| error.to_string()).unwrap_or_default();
+        let prefix = directory.path.display().to_string();
+        let message = message.replace(&format!("{prefix}/"), "");
+        if message != format!("relay.toml{expected}") {
+            failures += &format!("for {new:?}:\n    is  {message}\n    not relay.toml{expected}\n");
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+const SHAPE: &[Case] = &[
+    (
+        "id = 1\n",
+        "id = \n",
+        ":2: string values must be quoted, expected literal string: correct the TOML syntax",
+    ),
+    ("id = 1\n", "", ":1: node: missing field `id`: add it (docs/CONFIG.md shows a complete file)"),
+    (
+        "mode =",
+        "mod =",
+        ":8: ports.mod: unknown field `mod`, expected one of `client`, `backend`, `cluster`, `mode`: remove it, or correct its spelling",
+    ),
+    (
+        "id = 1\n",
+        "id = \"1\"\n",
+        ":2: node.id: invalid type: string \"1\", expected an integer: docs/CONFIG.md says what belongs here",
+    ),
+    (
+        "port = 8443\n",
+        "",
+        ":37: listener[2]: missing field `port`: add it (docs/CONFIG.md shows a complete file)",
+    ),
+    (
+        "[virtual_mac]\nclient = \"02:00:5e:01:00:64\"\nbackend = \"02:00:5E:02:00:64\"\n",
+        "",
+        ": missing field `virtual_mac`: add it (docs/CONFIG.md shows a complete file)",
+    ),
+    ("id = 1\n", "id = 1\nid = 2\n", ":3: duplicate key: keep one of the two"),
+    (
+        "[virtual_mac]",
+        "[virtual]",
+        ":21: virtual: unknown field `virtual`, expected one of `node`, `ports`, `worker`, `cluster`, `virtual_mac`, `limits`, `listener`: remove it, or correct its spelling",
+    ),
+];
+
+const VALUES: &[Case] = &[
+    ("id = 1\n", "id = 0\n", ":2: node.id: 0 is out of range: set it to 1 to 255"),
+    ("id = 3", "id = 256", ":16: cluster.peer[1].id: 256 is out of range: set it to 1 to 255"),
+    (
+        "relay.sock",
+        "",
+        ":3: node.control: the path of the socket is empty: name a file such as /run/relay/control.sock",
+    ),
+    (
+        "relay.sock",
+        "/run/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ":3: node.control: the path of the socket has 115 bytes: keep it within 107",
+    ),
+    (
+        "\"client0\"",
+        "\"a name too long\"",
+        ":5: ports.client: \"a name too long\" is no name of a network interface: choose one that `ip link` shows",
+    ),
+    ("busy", "fast", ":8: ports.mode: \"fast\" is no mode: set it to poll or busy"),
+    ("core = 1", "core = -1", ":25: worker.core: -1 is out of range: set it to 0 to 1023"),
+    ("7305", "0", ":12: cluster.udp_port: 0 is out of range: set it to 1 to 65535"),
+    (
+        "heartbeat_ms = 5",
+        "heartbeat_ms = 0",
+        ":13: cluster.heartbeat_ms: 0 is out of range: set it to 1 to 1000",
+    ),
+    (
+        "timeout_ms = 100",
+        "timeout_ms = 3",
+        ":14: cluster.timeout_ms: 3 is less than four heartbeats (5 ms each): set it to 20 or more",
+    ),
+    (
+        "timeout_ms = 100",
+        "timeout_ms = 60001",
+        ":14: cluster.timeout_ms: 60001 is out of range: set it to 20 to 60000",
+    ),
+    (
+        "10.99.3.21",
+        "10.99.3",
+        ":11: cluster.address: \"10.99.3\" is no IP address: write it as 192.0.2.1 or 2001:db8::1",
+    ),
+    (
+        "10.99.3.21",
+        "127.0.0.1",
+        ":11: cluster.address: 127.0.0.1 is a loopback address: use a unicast address that the whole network segment can reach",
+    ),
+    (
+        "fd99:1::100",
+        "::ffff:10.99.1.9",
+        ":30: listener[1].addresses[2]: ::ffff:10.99.1.9 is an IPv4-mapped address: use a unicast address that the whole network segment can reach",
+    ),
+    (
+        "02:00:5e:01:00:64",
+        "02:00:5e:01:00",
+        ":22: virtual_mac.client: \"02:00:5e:01:00\" is no MAC address: write it as 02:00:5e:01:00:64",
+    ),
+    (
+        "02:00:5e:01:00:64",
+        "01:00:5e:01:00:64",
+        ":22: virtual_mac.client: 01:00:5e:01:00:64 is no address of a single station: use one that begins with 02",
+    ),
+    ("flows = 1000", "flows = 0", ":27: limits.flows: 0 is out of range: set it to 1 to 1048576"),
+    (
+        "flows = 1000",
+        "send_buffer = 100",
+        ":27: limits.send_buffer: 100 is out of range: set it to 32768 to 16777216",
+    ),
+    (
+        "hold_ms = 2.5",
+        "hold_ms = -1",
+        ":28: limits.hold_ms: -1 is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+    ),
+    (
+        "hold_ms = 2.5",
+        "hold_ms = nan",
+        ":28: limits.hold_ms: NaN is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+    ),
+    (
+        "hold_ms = 2.5",
+        "hold_ms = \"long\"",
+        ":28: limits.hold_ms: \"long\" is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+    ),
+    (
+        "hold_ms = 2.5",
+        "hold_ms = true",
+        ":28: limits.hold_ms: invalid type: boolean `true`, expected a number of milliseconds or \"infinite\": docs/CONFIG.md says what belongs here",
+    ),
+    ("port = 8443", "port = 0", ":39: listener[2].port: 0 is out of range: set it to 1 to 65535"),
+    (
+        "10.99.2.10:9000",
+        "10.99.2.10",
+        ":41: listener[2].backends[1]: \"10.99.2.10\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
+    ),
+    (
+        "10.99.2.10:9000",
+        "10.99.2.10:0",
+        ":41: listener[2].backends[1]: \"10.99.2.10:0\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
+    ),
+    (
+        "[\"10.99.2.10:9000\"]",
+        "[]",
+        ":41: listener[2].backends: there are no backends: add at least one",
+    ),
+];
+
+const CROSS: &[Case] = &[
+    (
+        "cluster = \"cluster0\"",
+        "cluster = \"client0\"",
+        ":7: ports.cluster: client0 is already another port: give client, backend and cluster an interface each",
+    ),
+    (
+        "id = 3",
+        "id = 1",
+        ":16: cluster.peer[1].id: 1 is this node's own id: list only the other nodes, and give each its own id",
+    ),
+    (
+        "id = 2",
+        "id = 3",
+        ":19: cluster.peer[2].id: 3 is already the id of another peer: give each node its own id",
+    ),
+    (
+        "10.99.3.22",
+        "10.99.3.21",
+        ":20: cluster.peer[2].address: 10.99.3.21 is already the cluster address of a node: give each role its own address",
+    ),
+    (
+        "10.99.3.22",
+        "fd99:3::22",
+        ":20: cluster.peer[2].address: fd99:3::22 and this node's 10.99.3.21 are of different families: use IPv4 or IPv6 for the whole cluster network",
+    ),
+    (
+        "02:00:5E:02:00:64",
+        "02:00:5e:01:00:64",
+        ":23: virtual_mac.backend: it is the client side's address, too: give the two sides different addresses",
+    ),
+    (
+        "\"10.99.1.100\"",
+        "\"10.99.3.21\"",
+        ":30: listener[1].addresses[1]: 10.99.3.21 is already the cluster address of a node: give each role its own address",
+    ),
+    (
+        "\"10.99.2.100\"",
+        "\"10.99.1.100\"",
+        ":32: listener[1].snat[1]: 10.99.1.100 is already an address of a listener: give each role its own address",
+    ),
+    (
+        "10.99.2.10:8080",
+        "10.99.2.100:8080",
+        ":33: listener[1].backends[1]: 10.99.2.100 is already a SNAT address: give each role its own address",
+    ),
+    (
+        "port = 8443",
+        "port = 443",
+        ":38: listener[2].addresses[1]: 10.99.1.100:443 is listened on twice: keep one listener for an address and port",
+    ),
+    (
+        "\"fd99:2::100\"",
+        "\"10.99.2.101\"",
+        ":32: listener[1].snat[2]: 10.99.2.101 is the second IPv4 address: keep one of each family",
+    ),
+    (
+        ", \"fd99:2::100\"",
+        "",
+        ":33: listener[1].backends[2]: [fd99:2::10]:8080 has no SNAT address of its family: add an IPv6 address to snat",
+    ),
+];
+
+const FILES: &[Case] = &[
+    (
+        "cluster.key",
+        "absent",
+        ":10: cluster.key_file: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
+    ),
+    (
+        "cluster.key",
+        "chain.pem",
+        ":10: cluster.key_file: chain.pem does not hold 64 hexadecimal digits: write one key for all nodes with `openssl rand -hex 32 > chain.pem`",
+    ),
+    (
+        "cluster.key",
+        "long",
+        ":10: cluster.key_file: long is longer than 1048576 bytes: name a file that the relay may read",
+    ),
+    (
+        "chain.pem",
+        "key.pem",
+        ":35: listener[1].certificate[1].chain: key.pem holds no certificate: name a PEM file with the chain, the server's certificate first",
+    ),
+    (
+        "key.pem",
+        "chain.pem",
+        ":36: listener[1].certificate[1].key: chain.pem holds no private key: name a PEM file with the unencrypted key of this certificate",
+    ),
+    (
+        "chain.pem",
+        ".",
+        ":35: listener[1].certificate[1].chain: . is not a regular file: name a file that the relay may read",
+    ),
+];
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load(Path::new("/nonexistent/relay.toml")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/nonexistent/relay.toml: cannot be read (No such file or directory (os error 2)): \
+         check the path given to --config"
+    );
+}
+
+#[test]
+fn a_file_of_comments_lacks_everything() {
+    let directory = Directory::new();
+    for text in ["", "\n", "# nothing\n\n"] {
+        let message = directory.load(text).unwrap_err().to_string();
+        assert!(message.contains("relay.toml: missing field `node`: add it"), "{message}");
+    }
+    let (_, rest) = VALID.split_once("[ports]").unwrap();
+    let message = directory.load(&format!("# about\n\n[ports]{rest}# end\n"));
+    let message = message.unwrap_err().to_string();
+    assert!(message.contains("relay.toml: missing field `node`: add it"), "{message}");
+}
+
+#[test]
+fn more_peers_than_the_limit_are_refused() {
+    let directory = Directory::new();
+    let more: String = (10..16)
+        .map(|id| format!("[[cluster.peer]]\nid = {id}\naddress = \"10.99.3.1{id}\"\n"))
+        .collect();
+    let text = VALID.replace("[virtual_mac]", &format!("{more}[virtual_mac]"));
+    let message = directory.load(&text).unwrap_err().to_string();
+    assert!(message.contains(":37: cluster.peer[8].id: more than 7 peers: "), "{message}");
+}
+
+/// No text makes the loader panic, whatever its spans are.
+#[test]
+fn a_file_that_ends_or_breaks_anywhere_is_an_error() {
+    let directory = Directory::new();
+    for end in 0..VALID.len() - "key = \"key.pem\"\n".len() {
+        let broken = format!("{}é]\n", &VALID[..end]);
+        assert!(directory.load(&broken).is_err(), "{broken}");
+    }
+}
+
+/// A directory with the files that [`VALID`] names; removed at the end.
+struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("relay-config-{}-{count}", std::process::id());
+        let directory = Directory { path: std::env::temp_dir().join(name) };
+        fs::create_dir_all(&directory.path).unwrap();
+        directory.write("cluster.key", KEY);
+        directory.write("long", &"0".repeat(MAX_FILE as usize + 1));
+        let section = |label| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+        directory.write("chain.pem", &section("CERTIFICATE"));
+        directory.write("key.pem", &section("PRIVATE KEY"));
+        directory
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn load(&self, text: &str) -> Result<Config, ConfigError> {
+        self.write("relay.toml", text);
+        Config::load(&self.path.join("relay.toml"))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
