@@ -90,8 +90,8 @@ impl Error {
         }
     }
 
-    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Error {
-        move |source| Error::Map { map, source }
+    pub(super) fn map<E: Into<MapError>>(map: &'static str) -> impl Fn(E) -> Error {
+        move |source| Error::Map { map, source: source.into() }
     }
 }
 

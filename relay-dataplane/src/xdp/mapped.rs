@@ -1,7 +1,7 @@
 //! An array map in this process's memory: a store takes effect without a system call.
 
 use super::{Error, VALUE_STRIDE};
-use aya::maps::{Array, MapData};
+use aya::{Ebpf, maps::Map};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
@@ -25,10 +25,14 @@ unsafe impl Send for Mapped {}
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
-    /// Maps the `slots` values of `map`, which must have been made with BPF_F_MMAPABLE.
-    pub(super) fn new<V: aya::Pod>(map: &Array<MapData, V>, slots: u32) -> Result<Mapped, Error> {
-        assert_eq!(map.len(), slots, "the object and the loader disagree about a map");
-        let descriptor = map.map_data().fd().as_fd().as_raw_fd();
+    /// Maps the `slots` values of the array `name`, which must have been made with
+    /// BPF_F_MMAPABLE.
+    pub(super) fn new(ebpf: &mut Ebpf, name: &'static str, slots: u32) -> Result<Mapped, Error> {
+        let Some(Map::Array(map)) = ebpf.take_map(name) else { return Err(Error::Object(name)) };
+        if map.info().map_err(Error::map(name))?.max_entries() != slots {
+            return Err(Error::Object(name));
+        }
+        let descriptor = map.fd().as_fd().as_raw_fd();
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
         let base = unsafe {
             libc::mmap(
@@ -40,8 +44,8 @@ impl Mapped {
                 0,
             )
         };
-        match NonNull::new(base.cast()) {
-            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapped { base, slots }),
+        match NonNull::new(base.cast::<AtomicU64>()) {
+            Some(start) if base != libc::MAP_FAILED => Ok(Mapped { base: start, slots }),
             _ => Err(Error::Mapping(io::Error::last_os_error())),
         }
     }

@@ -77,16 +77,18 @@ impl Program {
             return Err(Error::NodeId(NOBODY));
         }
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::loading)?;
+        // First of all: the instructions name the maps by descriptors, and a map that is taken
+        // out and dropped closes its own.
+        program(&mut ebpf)?.load().map_err(Error::loading)?;
         write_config(&mut ebpf, settings)?;
         write_addresses(&mut ebpf, &settings.addresses)?;
-        let control = Mapped::new(&take::<Array<_, u64>>(&mut ebpf, "CONTROL")?, control::WORDS)?;
-        let owners = Mapped::new(&take::<Array<_, u8>>(&mut ebpf, "OWNERS")?, OWNER_SLOTS)?;
+        let control = Mapped::new(&mut ebpf, "CONTROL", control::WORDS)?;
+        let owners = Mapped::new(&mut ebpf, "OWNERS", OWNER_SLOTS)?;
         for slot in 0..OWNER_SLOTS {
             owners.store(slot, u64::from(NOBODY));
         }
         let sockets = take(&mut ebpf, "XSKS")?;
         let counters = take(&mut ebpf, "COUNTERS")?;
-        program(&mut ebpf)?.load().map_err(Error::loading)?;
         Ok(Program { ebpf, sockets, counters, control, owners })
     }
 
