@@ -1,1 +1,226 @@
-//! Not written yet.
+//! The XDP program's loader: attaches the program to one interface and writes its maps.
+//!
+//! The object is checked in, so that stable Rust alone builds the relay; `cargo xtask ebpf build`
+//! makes it from `relay-ebpf`. Map layouts: [`relay_abi::xdp`].
+
+mod error;
+mod mapped;
+
+pub use error::Error;
+pub use relay_abi::xdp::Kind;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, XskMap},
+    programs::{TestRun, TestRunOptions, Xdp, xdp::XdpMode},
+};
+use mapped::Mapped;
+use relay_abi::{
+    bucket::BUCKETS,
+    xdp::{
+        AddressKey, MAX_QUEUES, NOBODY, OWNER_SLOTS, Reason, VALUE_STRIDE, config, control,
+        owner_slot, v4_key,
+    },
+};
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!("relay.bpf.o");
+
+/// The name of the program within the object.
+const PROGRAM: &str = "relay";
+
+/// An entry must not exist yet (BPF_NOEXIST).
+const NO_EXIST: u64 = 1;
+
+/// The owner of every bucket, by bucket; [`NOBODY`] for none.
+pub type Owners = [u8; BUCKETS as usize];
+
+/// What the program has to know before it sees the first frame.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The id of this node, as in [`Owners`].
+    pub self_node: u8,
+    /// For how long one [`Program::renew_lease`] is good.
+    pub lease: Duration,
+    /// The addresses to serve on this interface. All others are left to the kernel.
+    pub addresses: Vec<(IpAddr, Kind)>,
+}
+
+/// The program on one interface. It is detached on drop, and by the kernel if the process dies.
+///
+/// It starts fenced: no bucket has an owner, the lease has never been renewed, and the service
+/// addresses' MAC is not held. Until then frames to service addresses are dropped.
+pub struct Program {
+    ebpf: Ebpf,
+    sockets: XskMap<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    control: Mapped,
+    owners: Mapped,
+}
+
+impl Program {
+    /// Loads the program and attaches it to `interface`: in the driver if that can be, else in
+    /// the kernel's generic path, which costs a copy per frame and is warned of.
+    pub fn load(interface: &str, settings: &Settings) -> Result<Program, Error> {
+        let mut program = Program::unattached(settings)?;
+        program.attach(interface)?;
+        Ok(program)
+    }
+
+    /// Loads the program without attaching it; only [`Program::test_run`] reaches it then.
+    pub fn unattached(settings: &Settings) -> Result<Program, Error> {
+        if settings.self_node == NOBODY {
+            return Err(Error::NodeId(NOBODY));
+        }
+        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::loading)?;
+        // First of all: the instructions name the maps by descriptors, and a map that is taken
+        // out and dropped closes its own.
+        program(&mut ebpf)?.load().map_err(Error::loading)?;
+        write_config(&mut ebpf, settings)?;
+        write_addresses(&mut ebpf, &settings.addresses)?;
+        let control = Mapped::new(&mut ebpf, "CONTROL", control::WORDS)?;
+        let owners = Mapped::new(&mut ebpf, "OWNERS", OWNER_SLOTS)?;
+        for slot in 0..OWNER_SLOTS {
+            owners.store(slot, u64::from(NOBODY));
+        }
+        let sockets = take(&mut ebpf, "XSKS")?;
+        let counters = take(&mut ebpf, "COUNTERS")?;
+        Ok(Program { ebpf, sockets, counters, control, owners })
+    }
+
+    /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
+    /// bound to this queue. The entry goes with the socket.
+    pub fn register(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        if queue >= MAX_QUEUES {
+            return Err(Error::Queues { queue, max: MAX_QUEUES });
+        }
+        self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(Error::map("XSKS"))
+    }
+
+    /// Renews the lease. The worker loop itself calls this, so that a hung worker is fenced.
+    pub fn renew_lease(&self) {
+        self.control.store(control::RENEWED_AT, monotonic_nanos());
+    }
+
+    /// Ends the lease at once.
+    pub fn revoke_lease(&self) {
+        self.control.store(control::RENEWED_AT, 0);
+    }
+
+    /// Says whether this node answers for the service addresses.
+    pub fn set_holds_mac(&self, holds: bool) {
+        self.control.store(control::HOLDS_MAC, u64::from(holds));
+    }
+
+    /// Makes `node` the owner of every bucket; [`NOBODY`] for none.
+    pub fn set_owner_all(&mut self, node: u8) {
+        self.set_owners(&[node; BUCKETS as usize]);
+    }
+
+    /// Puts `owners` in force, all at once: they are written beside those in force, then one
+    /// store changes sides.
+    pub fn set_owners(&mut self, owners: &Owners) {
+        let half = self.control.load(control::OWNER_HALF) ^ 1;
+        for (bucket, owner) in (0..BUCKETS).zip(owners) {
+            self.owners.store(owner_slot(half, bucket), u64::from(*owner));
+        }
+        self.control.store(control::OWNER_HALF, half);
+    }
+
+    /// Frames by the reason of their verdict, summed over all CPUs.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        Reason::ALL.iter().map(|reason| (reason.as_str(), self.counter(*reason))).collect()
+    }
+
+    /// Frames that got their verdict for `reason`.
+    pub fn counter(&self, reason: Reason) -> u64 {
+        // An array has every entry from the start: a lookup within it does not fail.
+        self.counters.get(&(reason as u32), 0).map_or(0, |cpus| cpus.iter().sum())
+    }
+
+    /// The verdict (`XDP_*`) on `frame` as if it had arrived, but with no effect on it
+    /// (BPF_PROG_TEST_RUN). Counted as usual. For tests.
+    pub fn test_run(&mut self, frame: &[u8]) -> Result<u32, Error> {
+        // The kernel writes the frame back; it refuses to run if there is no room for it.
+        let mut back = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut back),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        let run = program(&mut self.ebpf)?.test_run(options).map_err(Error::loading)?;
+        Ok(run.return_value)
+    }
+
+    fn attach(&mut self, interface: &str) -> Result<(), Error> {
+        if interface.is_empty() || interface.contains('\0') {
+            return Err(Error::UnknownInterface { interface: interface.to_owned() });
+        }
+        let xdp = program(&mut self.ebpf)?;
+        let Err(native) = xdp.attach(interface, XdpMode::Driver) else { return Ok(()) };
+        match Error::attaching(interface, native) {
+            Error::Attach { source, .. } => {
+                tracing::warn!(
+                    interface,
+                    reason = error::chain(&source),
+                    "no XDP in the driver: falling back to generic XDP, which is slower"
+                );
+            }
+            hopeless => return Err(hopeless),
+        }
+        xdp.attach(interface, XdpMode::Skb)
+            .map(drop)
+            .map_err(|generic| Error::attaching(interface, generic))
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(Error::Object(PROGRAM))?;
+    program.try_into().map_err(|_| Error::Object(PROGRAM))
+}
+
+/// Takes the map `name` out of the object, as a `M`.
+fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Object(name))?;
+    M::try_from(map).map_err(|_| Error::Object(name))
+}
+
+fn write_config(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
+    let mut map: Array<MapData, u64> = take(ebpf, "CONFIG")?;
+    let lease = u64::try_from(settings.lease.as_nanos()).unwrap_or(u64::MAX);
+    for (word, value) in
+        [(config::SELF_NODE, u64::from(settings.self_node)), (config::LEASE_NANOS, lease)]
+    {
+        map.set(word, value, 0).map_err(Error::map("CONFIG"))?;
+    }
+    Ok(())
+}
+
+fn write_addresses(ebpf: &mut Ebpf, addresses: &[(IpAddr, Kind)]) -> Result<(), Error> {
+    let mut map: HashMap<MapData, AddressKey, u32> = take(ebpf, "ADDRESSES")?;
+    for (address, kind) in addresses {
+        map.insert(key(*address), kind.to_word(), NO_EXIST)
+            .map_err(|source| Error::address(*address, source))?;
+    }
+    Ok(())
+}
+
+fn key(address: IpAddr) -> AddressKey {
+    match address.to_canonical() {
+        IpAddr::V4(address) => v4_key(address.octets()),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The clock that `bpf_ktime_get_ns` reads.
+fn monotonic_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec to write to. The call cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,484 @@
+//! Frames and the verdicts that the XDP program must give on them, run by the kernel itself
+//! (BPF_PROG_TEST_RUN). Needs the privilege to load XDP programs, but no interface.
+
+use relay_abi::{
+    bucket::{self, BUCKETS},
+    xdp::{NOBODY, Reason},
+};
+use relay_dataplane::xdp::{Kind, Program, Settings};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+
+const SELF: u8 = 3;
+const CLUSTER_PORT: u16 = 4789;
+const LONG: Duration = Duration::from_secs(3600);
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 10);
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 100);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 1);
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd99, 1, 0, 0, 0, 0, 0, 0x10);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd99, 1, 0, 0, 0, 0, 0, 0x100);
+const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd99, 1, 0, 0, 0, 0, 0, 1);
+
+#[test]
+fn tcp_to_a_service_address_goes_to_the_owner_alone() {
+    let mut bench = Bench::new(LONG);
+    for frame in [tcp4(VIP, 40_000, 443), tcp6(VIP6, 40_000, 443)] {
+        bench.expect(&frame, Reason::Service, REDIRECT);
+        bench.program.set_owner_all(SELF + 1);
+        bench.expect(&frame, Reason::NotOwner, DROP);
+        bench.program.set_owner_all(NOBODY);
+        bench.expect(&frame, Reason::NotOwner, DROP);
+        bench.program.set_owner_all(SELF);
+    }
+}
+
+#[test]
+fn ownership_is_by_the_bucket_of_the_4_tuple() {
+    let mut bench = Bench::new(LONG);
+    let (client, vip) = (bucket::v4(CLIENT.octets()), bucket::v4(VIP.octets()));
+    let (client6, vip6) = (bucket::v6(&CLIENT6.octets()), bucket::v6(&VIP6.octets()));
+    for port in (1024..u16::MAX).step_by(997) {
+        for (frame, bucket) in [
+            (tcp4(VIP, port, 443), bucket::bucket(&client, port, &vip, 443)),
+            (tcp6(VIP6, port, 443), bucket::bucket(&client6, port, &vip6, 443)),
+        ] {
+            let mut owners = [SELF + 1; BUCKETS as usize];
+            owners[bucket as usize] = SELF;
+            bench.program.set_owners(&owners);
+            bench.expect(&frame, Reason::Service, REDIRECT);
+            let mut owners = [SELF; BUCKETS as usize];
+            owners[bucket as usize] = SELF + 1;
+            bench.program.set_owners(&owners);
+            bench.expect(&frame, Reason::NotOwner, DROP);
+        }
+    }
+}
+
+#[test]
+fn without_a_lease_nothing_is_taken_in() {
+    let mut bench = Bench::new(LONG);
+    let service = [tcp4(VIP, 40_000, 443), tcp6(VIP6, 40_000, 443), arp(VIP), echo4(VIP)];
+    bench.program.revoke_lease();
+    for frame in &service {
+        bench.expect(frame, Reason::LeaseExpired, DROP);
+    }
+    bench.expect(&cluster4(NODE, CLUSTER_PORT), Reason::Cluster, REDIRECT);
+    bench.program.renew_lease();
+    bench.expect(&service[0], Reason::Service, REDIRECT);
+
+    let mut brief = Bench::new(Duration::from_nanos(1));
+    brief.expect(&service[0], Reason::LeaseExpired, DROP);
+}
+
+#[test]
+fn a_fresh_program_is_fenced() {
+    let mut program = Program::unattached(&settings(LONG)).expect("load the XDP program");
+    assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
+    assert_eq!(program.test_run(&arp(VIP)).expect("run"), DROP);
+    assert_eq!(program.counter(Reason::NotOwner), 1);
+    assert_eq!(program.counter(Reason::MacNotHeld), 1);
+}
+
+#[test]
+fn only_the_holder_of_the_mac_answers_for_an_address() {
+    let mut bench = Bench::new(LONG);
+    let frames = [
+        (arp(VIP), Reason::Arp),
+        (echo4(VIP), Reason::Echo),
+        (echo6(VIP6), Reason::Echo),
+        (solicitation(VIP6), Reason::Neighbor),
+    ];
+    for (frame, reason) in &frames {
+        bench.expect(frame, *reason, REDIRECT);
+    }
+    bench.program.set_holds_mac(false);
+    bench.program.set_owner_all(SELF);
+    for (frame, _) in &frames {
+        bench.expect(frame, Reason::MacNotHeld, DROP);
+    }
+}
+
+#[test]
+fn the_kernel_keeps_what_is_not_ours() {
+    let mut bench = Bench::new(LONG);
+    for frame in [
+        tcp4(CLIENT, 40_000, 443),
+        tcp4(NODE, 40_000, 22),
+        tcp6(NODE6, 40_000, 22),
+        arp(NODE),
+        solicitation(NODE6),
+        echo4(NODE),
+        echo6(NODE6),
+        cluster4(NODE, CLUSTER_PORT + 1),
+        cluster6(NODE6, CLUSTER_PORT + 1),
+        ethernet(0x88cc, &[0; 50]),
+    ] {
+        bench.expect(&frame, Reason::NotForUs, PASS);
+    }
+}
+
+#[test]
+fn cluster_datagrams_need_neither_lease_nor_ownership() {
+    let mut bench = Bench::new(LONG);
+    bench.program.revoke_lease();
+    bench.program.set_owner_all(NOBODY);
+    bench.program.set_holds_mac(false);
+    bench.expect(&cluster4(NODE, CLUSTER_PORT), Reason::Cluster, REDIRECT);
+    bench.expect(&cluster6(NODE6, CLUSTER_PORT), Reason::Cluster, REDIRECT);
+}
+
+#[test]
+fn ip_options_are_stepped_over() {
+    let mut bench = Bench::new(LONG);
+    for words in 0..=10 {
+        let options = vec![1; words * 4];
+        let frame = ethernet(0x0800, &ipv4(VIP, 6, 0, &options, &ports(40_000, 443)));
+        bench.expect(&frame, Reason::Service, REDIRECT);
+        let frame = ethernet(0x0800, &ipv4(NODE, 17, 0, &options, &ports(9, CLUSTER_PORT)));
+        bench.expect(&frame, Reason::Cluster, REDIRECT);
+    }
+}
+
+#[test]
+fn the_kernel_never_sees_a_service_packet_that_we_cannot_use() {
+    let mut bench = Bench::new(LONG);
+    let l4 = ports(40_000, 443);
+    let v4 = |protocol, fragment| ethernet(0x0800, &ipv4(VIP, protocol, fragment, &[], &l4));
+    let v6 = |next| ethernet(0x86dd, &ipv6(VIP6, next, &l4));
+    for (frame, reason) in [
+        (v4(6, 0x2000), Reason::Fragment),
+        (v4(6, 0x0001), Reason::Fragment),
+        (v4(17, 0x1fff), Reason::Fragment),
+        (v4(17, 0), Reason::UnsupportedProtocol),
+        (v4(47, 0), Reason::UnsupportedProtocol),
+        (v6(44), Reason::Fragment),
+        (v6(0), Reason::ExtensionHeader),
+        (v6(43), Reason::ExtensionHeader),
+        (v6(60), Reason::ExtensionHeader),
+        (v6(51), Reason::ExtensionHeader),
+        (v6(17), Reason::UnsupportedProtocol),
+        (ethernet(0x0800, &ipv4(VIP, 1, 0, &[], &[0; 8])), Reason::UnsupportedProtocol),
+    ] {
+        bench.expect(&frame, reason, DROP);
+    }
+    // "Don't fragment" is no fragment.
+    bench.expect(&v4(6, 0x4000), Reason::Service, REDIRECT);
+}
+
+#[test]
+fn contradicting_headers_to_a_service_address_are_dropped() {
+    let mut bench = Bench::new(LONG);
+    let good = tcp4(VIP, 40_000, 443);
+    for first in [0x00, 0x44, 0x55, 0x65, 0x40, 0xff] {
+        let mut frame = good.clone();
+        frame[14] = first;
+        bench.expect(&frame, Reason::Malformed, DROP);
+    }
+    let mut frame = tcp6(VIP6, 40_000, 443);
+    frame[14] = 0x40;
+    bench.expect(&frame, Reason::Malformed, DROP);
+}
+
+#[test]
+fn tagged_service_packets_are_dropped_and_others_left_to_the_kernel() {
+    let mut bench = Bench::new(LONG);
+    for tag in [0x8100, 0x88a8] {
+        for frame in [tcp4(VIP, 40_000, 443), tcp6(VIP6, 40_000, 443), arp(VIP)] {
+            bench.expect(&tagged(&frame, tag), Reason::Tagged, DROP);
+        }
+        for frame in [tcp4(NODE, 40_000, 22), cluster4(NODE, CLUSTER_PORT)] {
+            bench.expect(&tagged(&frame, tag), Reason::NotForUs, PASS);
+        }
+    }
+}
+
+#[test]
+fn icmp_errors_go_to_the_owner_of_the_quoted_flow() {
+    let mut bench = Bench::new(LONG);
+    bench.program.set_holds_mac(false);
+    let (client, vip) = (bucket::v4(CLIENT.octets()), bucket::v4(VIP.octets()));
+    let (client6, vip6) = (bucket::v6(&CLIENT6.octets()), bucket::v6(&VIP6.octets()));
+    for (frame, bucket) in [
+        (too_big4(40_000), bucket::bucket(&client, 40_000, &vip, 443)),
+        (too_big6(40_000), bucket::bucket(&client6, 40_000, &vip6, 443)),
+    ] {
+        let mut owners = [SELF + 1; BUCKETS as usize];
+        owners[bucket as usize] = SELF;
+        bench.program.set_owners(&owners);
+        bench.expect(&frame, Reason::IcmpError, REDIRECT);
+        owners[bucket as usize] = SELF + 1;
+        bench.program.set_owners(&owners);
+        bench.expect(&frame, Reason::NotOwner, DROP);
+    }
+}
+
+#[test]
+fn a_queue_without_a_socket_loses_the_frame() {
+    let mut program = Program::unattached(&settings(LONG)).expect("load the XDP program");
+    program.renew_lease();
+    program.set_owner_all(SELF);
+    assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
+    assert_eq!(program.counter(Reason::NoSocket), 1);
+    assert_eq!(program.counter(Reason::Service), 0);
+}
+
+#[test]
+fn truncation_at_every_length_is_dropped_or_harmless() {
+    let mut bench = Bench::new(LONG);
+    let cases = [
+        // From which length the address, and from which everything needed is there.
+        (tcp4(VIP, 40_000, 443), 34, 38, Reason::Service),
+        (tcp6(VIP6, 40_000, 443), 54, 58, Reason::Service),
+        (echo4(VIP), 34, 42, Reason::Echo),
+        (echo6(VIP6), 54, 62, Reason::Echo),
+        (too_big4(40_000), 34, 66, Reason::IcmpError),
+        (too_big6(40_000), 54, 106, Reason::IcmpError),
+    ];
+    for (frame, address, complete, reason) in cases {
+        // The kernel's test run takes no frame without a whole Ethernet header.
+        for len in 14..=frame.len() {
+            let cut = &frame[..len];
+            match len {
+                _ if len < address => bench.expect(cut, Reason::NotForUs, PASS),
+                _ if len < complete => bench.expect(cut, Reason::Malformed, DROP),
+                _ => bench.expect(cut, reason, REDIRECT),
+            }
+        }
+    }
+    for (frame, complete) in [(arp(VIP), 42), (solicitation(VIP6), 78)] {
+        for len in 14..complete {
+            bench.expect(&frame[..len], Reason::NotForUs, PASS);
+        }
+    }
+}
+
+#[test]
+fn garbage_gets_one_verdict_and_never_reaches_the_kernel_as_a_service_packet() {
+    let mut bench = Bench::new(LONG);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let seeds = [
+        tcp4(VIP, 40_000, 443),
+        tcp6(VIP6, 40_000, 443),
+        too_big4(40_000),
+        too_big6(40_000),
+        arp(VIP),
+        solicitation(VIP6),
+        tagged(&tcp4(VIP, 1, 2), 0x8100),
+    ];
+    for round in 0..20_000 {
+        let mut frame = seeds[round % seeds.len()].clone();
+        for _ in 0..random.below(8) + 1 {
+            let at = random.below(frame.len());
+            frame[at] = random.next() as u8;
+        }
+        if round % 5 == 0 {
+            frame.iter_mut().for_each(|byte| *byte = random.next() as u8);
+        }
+        frame.truncate(random.below(frame.len() - 14) + 15);
+        let (_, verdict) = bench.run(&frame);
+        let is_service = frame.len() >= 34 && frame[12..14] == [8, 0] && frame[30..34] == VIP.octets()
+            || frame.len() >= 54 && frame[12..14] == [0x86, 0xdd] && frame[38..54] == VIP6.octets();
+        assert!(!is_service || verdict != PASS, "passed to the kernel: {frame:02x?}");
+        assert!([DROP, PASS, REDIRECT].contains(&verdict), "{verdict} for {frame:02x?}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    let with = |addresses: Vec<_>, self_node| Settings { self_node, lease: LONG, addresses };
+    let twice = vec![(VIP.into(), Kind::Service), (VIP.into(), Kind::Cluster(1))];
+    let error = Program::unattached(&with(twice, SELF)).err().expect("refused");
+    assert!(error.to_string().contains("10.99.1.100 is configured twice"), "{error}");
+    let many = (0..2_000u32).map(|n| (Ipv4Addr::from(n).into(), Kind::Service)).collect();
+    let error = Program::unattached(&with(many, SELF)).err().expect("refused");
+    assert!(error.to_string().contains("more than 1024 addresses"), "{error}");
+    assert!(Program::unattached(&with(Vec::new(), NOBODY)).is_err());
+    let error = Program::load("rl-no-such", &settings(LONG)).err().expect("refused");
+    assert!(error.to_string().contains("no interface \"rl-no-such\""), "{error}");
+}
+
+/// The program with a socket on queue 0, this node owning everything, and a fresh lease.
+struct Bench {
+    program: Program,
+    _socket: OwnedFd,
+}
+
+impl Bench {
+    fn new(lease: Duration) -> Bench {
+        let mut program = Program::unattached(&settings(lease)).expect("load the XDP program");
+        // SAFETY: a plain system call.
+        let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW, 0) };
+        assert!(socket >= 0, "AF_XDP socket: {} (CAP_NET_RAW?)", std::io::Error::last_os_error());
+        // SAFETY: a new descriptor that nothing else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        program.register(0, socket.as_fd()).expect("register the socket");
+        program.set_owner_all(SELF);
+        program.set_holds_mac(true);
+        program.renew_lease();
+        Bench { program, _socket: socket }
+    }
+
+    /// The reason whose counter moved, and the verdict.
+    fn run(&mut self, frame: &[u8]) -> (Reason, u32) {
+        let before = self.counters();
+        let verdict = self.program.test_run(frame).expect("run the program");
+        let after = self.counters();
+        let moved: Vec<Reason> = Reason::ALL
+            .iter()
+            .zip(before.iter().zip(&after))
+            .flat_map(|(reason, (before, after))| vec![*reason; (after - before) as usize])
+            .collect();
+        let [reason] = moved[..] else { panic!("{moved:?} counted for {frame:02x?}") };
+        (reason, verdict)
+    }
+
+    fn expect(&mut self, frame: &[u8], reason: Reason, verdict: u32) {
+        assert_eq!(self.run(frame), (reason, verdict), "{} bytes: {frame:02x?}", frame.len());
+    }
+
+    fn counters(&self) -> Vec<u64> {
+        self.program.counters().into_iter().map(|(_, count)| count).collect()
+    }
+}
+
+fn settings(lease: Duration) -> Settings {
+    let addresses = vec![
+        (VIP.into(), Kind::Service),
+        (VIP6.into(), Kind::Service),
+        (NODE.into(), Kind::Cluster(CLUSTER_PORT)),
+        (NODE6.into(), Kind::Cluster(CLUSTER_PORT)),
+    ];
+    Settings { self_node: SELF, lease, addresses }
+}
+
+fn tcp4(to: Ipv4Addr, source: u16, destination: u16) -> Vec<u8> {
+    ethernet(0x0800, &ipv4(to, 6, 0, &[], &ports(source, destination)))
+}
+
+fn tcp6(to: Ipv6Addr, source: u16, destination: u16) -> Vec<u8> {
+    ethernet(0x86dd, &ipv6(to, 6, &ports(source, destination)))
+}
+
+fn cluster4(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    ethernet(0x0800, &ipv4(to, 17, 0, &[], &ports(9, port)))
+}
+
+fn cluster6(to: Ipv6Addr, port: u16) -> Vec<u8> {
+    ethernet(0x86dd, &ipv6(to, 17, &ports(9, port)))
+}
+
+fn echo4(to: Ipv4Addr) -> Vec<u8> {
+    ethernet(0x0800, &ipv4(to, 1, 0, &[], &[8, 0, 0, 0, 0, 1, 0, 1]))
+}
+
+fn echo6(to: Ipv6Addr) -> Vec<u8> {
+    ethernet(0x86dd, &ipv6(to, 58, &[128, 0, 0, 0, 0, 1, 0, 1]))
+}
+
+/// "Fragmentation needed" about a segment from the VIP to the client's `port`. It quotes the
+/// least that RFC 792 demands: the header and eight bytes, of which the test keeps the ports.
+fn too_big4(port: u16) -> Vec<u8> {
+    let mut quoted = ipv4(CLIENT, 6, 0, &[], &ports(443, port)[..4]);
+    quoted[12..16].copy_from_slice(&VIP.octets());
+    let mut icmp = vec![3, 4, 0, 0, 0, 0, 5, 0];
+    icmp.extend(quoted);
+    ethernet(0x0800, &ipv4(VIP, 1, 0, &[], &icmp))
+}
+
+/// "Packet too big" about a segment from the VIP to the client's `port`.
+fn too_big6(port: u16) -> Vec<u8> {
+    let mut quoted = ipv6(CLIENT6, 6, &ports(443, port)[..4]);
+    quoted[8..24].copy_from_slice(&VIP6.octets());
+    let mut icmp = vec![2, 0, 0, 0, 0, 0, 5, 0];
+    icmp.extend(quoted);
+    ethernet(0x86dd, &ipv6(VIP6, 58, &icmp))
+}
+
+fn arp(target: Ipv4Addr) -> Vec<u8> {
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9];
+    arp.extend(CLIENT.octets());
+    arp.extend([0; 6]);
+    arp.extend(target.octets());
+    ethernet(0x0806, &arp)
+}
+
+/// A neighbor solicitation to the solicited-node multicast address of `target`.
+fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+    let low = target.segments();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | low[6] & 0xff, low[7]);
+    let mut icmp = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    icmp.extend(target.octets());
+    icmp.extend([1, 1, 2, 0, 0, 0, 0, 9]);
+    ethernet(0x86dd, &ipv6(group, 58, &icmp))
+}
+
+fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0x5e, 0, 1, 100, 2, 0, 0, 0, 0, 9];
+    frame.extend(ether_type.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
+    let mut with_tag = frame[..12].to_vec();
+    with_tag.extend(tag.to_be_bytes());
+    with_tag.extend(7u16.to_be_bytes());
+    with_tag.extend(&frame[12..]);
+    with_tag
+}
+
+fn ipv4(to: Ipv4Addr, protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let len = 20 + options.len();
+    let mut packet = vec![0x40 | (len / 4) as u8, 0];
+    packet.extend(((len + payload.len()) as u16).to_be_bytes());
+    packet.extend([0, 1]);
+    packet.extend(fragment.to_be_bytes());
+    packet.extend([64, protocol, 0, 0]);
+    packet.extend(CLIENT.octets());
+    packet.extend(to.octets());
+    packet.extend(options);
+    packet.extend(payload);
+    packet
+}
+
+fn ipv6(to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 64]);
+    packet.extend(CLIENT6.octets());
+    packet.extend(to.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// The ports, and as many zeros as make it a TCP header.
+fn ports(source: u16, destination: u16) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[..2].copy_from_slice(&source.to_be_bytes());
+    header[2..4].copy_from_slice(&destination.to_be_bytes());
+    header
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}

@@ -1,0 +1,125 @@
+//! IPv6 (RFC 8200) and the neighbor solicitations of RFC 4861.
+
+use crate::{
+    icmp,
+    ipv4::{TCP, UDP},
+    maps,
+    packet::Packet,
+    packet::take,
+    steer,
+};
+use relay_abi::{
+    bucket,
+    xdp::{AddressKey, Kind, Reason},
+};
+
+const HEADER_LEN: usize = 40;
+
+/// Next-header values of RFC 8200 section 4 and the IANA list of extension headers.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const ENCAPSULATING_SECURITY: u8 = 50;
+const AUTHENTICATION: u8 = 51;
+const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+const HIP: u8 = 139;
+const SHIM6: u8 = 140;
+
+#[inline(always)]
+pub fn inspect(packet: &Packet, at: usize) -> Reason {
+    let Some(header) = Header::read(packet, at) else { return Reason::NotForUs };
+    if header.next == ICMPV6 && solicits_service(packet, at + HEADER_LEN) {
+        return steer::by_mac(Reason::Neighbor);
+    }
+    match maps::kind(&header.destination) {
+        None => Reason::NotForUs,
+        Some(Kind::Cluster(port)) => cluster(packet, &header, port),
+        Some(Kind::Service) => service(packet, &header).unwrap_or(Reason::Malformed),
+    }
+}
+
+/// As [`crate::ipv4::quoted_bucket`].
+#[inline(always)]
+pub fn quoted_bucket(packet: &Packet, at: usize) -> Option<u32> {
+    let quoted = Header::read(packet, at)?;
+    if quoted.version != 6 || quoted.next != TCP {
+        return None;
+    }
+    let local_port = packet.read_u16(quoted.payload)?;
+    let remote_port = packet.read_u16(quoted.payload + 2)?;
+    let (local, remote) = (bucket::v6(&quoted.source), bucket::v6(&quoted.destination));
+    Some(bucket::bucket(&remote, remote_port, &local, local_port))
+}
+
+struct Header {
+    version: u8,
+    next: u8,
+    source: AddressKey,
+    destination: AddressKey,
+    payload: usize,
+}
+
+impl Header {
+    #[inline(always)]
+    fn read(packet: &Packet, at: usize) -> Option<Header> {
+        let bytes = packet.read::<HEADER_LEN>(at)?;
+        Some(Header {
+            version: bytes[0] >> 4,
+            next: bytes[6],
+            source: take::<8, 16>(&bytes),
+            destination: take::<24, 16>(&bytes),
+            payload: at + HEADER_LEN,
+        })
+    }
+}
+
+/// Solicitations go to a multicast address, so the target decides, not the destination.
+#[inline(always)]
+fn solicits_service(packet: &Packet, at: usize) -> bool {
+    match icmp::solicited(packet, at) {
+        Some(target) => maps::kind(&target) == Some(Kind::Service),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn service(packet: &Packet, header: &Header) -> Option<Reason> {
+    if header.version != 6 {
+        return None;
+    }
+    match header.next {
+        TCP => {
+            let source_port = packet.read_u16(header.payload)?;
+            let destination_port = packet.read_u16(header.payload + 2)?;
+            let (source, destination) =
+                (bucket::v6(&header.source), bucket::v6(&header.destination));
+            let bucket = bucket::bucket(&source, source_port, &destination, destination_port);
+            Some(steer::by_bucket(bucket, Reason::Service))
+        }
+        ICMPV6 => icmp::inspect_v6(packet, header.payload),
+        FRAGMENT => Some(Reason::Fragment),
+        HOP_BY_HOP
+        | ROUTING
+        | ENCAPSULATING_SECURITY
+        | AUTHENTICATION
+        | DESTINATION_OPTIONS
+        | MOBILITY
+        | HIP
+        | SHIM6 => Some(Reason::ExtensionHeader),
+        _ => Some(Reason::UnsupportedProtocol),
+    }
+}
+
+#[inline(always)]
+fn cluster(packet: &Packet, header: &Header, port: u16) -> Reason {
+    if header.version == 6
+        && header.next == UDP
+        && packet.read_u16(header.payload + 2) == Some(port)
+    {
+        Reason::Cluster
+    } else {
+        Reason::NotForUs
+    }
+}
