@@ -1,0 +1,211 @@
+//! A synchronized connection: the checks that every segment goes through (RFC 9293 section
+//! 3.10.7.4, RFC 5961, RFC 7323), in their order.
+
+mod congestion;
+mod flow_control;
+mod receiver;
+mod recovery;
+mod rtt;
+mod sender;
+
+use smoltcp::wire::TcpControl;
+
+use super::close::Cause;
+use super::connection::Connection;
+use super::sequence::is_before;
+use crate::frame::TcpRepr;
+use crate::reason::Reason;
+use crate::time::{Duration, Instant};
+
+pub(super) use receiver::{Receiver, Start as ReceiverStart};
+use sender::Acknowledgement;
+pub(super) use sender::{Piece, Sender, Start as SenderStart};
+
+/// Least time between two challenge ACKs of a connection (RFC 5961 section 7): enough for every
+/// honest use, and it ends any exchange of ACKs about ACKs.
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
+/// After so long without a segment timestamps may have wrapped (RFC 7323 section 5.5).
+const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
+
+impl Connection {
+    pub(super) fn handle_open(&mut self, now: Instant, segment: &TcpRepr) -> Result<(), Reason> {
+        let start = self.inbound.offset(segment.seq_number, self.receiver.wire_ack());
+        self.check_timestamp(now, segment)?;
+        self.check_sequence(now, start, segment)?;
+        match segment.control {
+            TcpControl::Rst => return self.handle_reset(now, start),
+            TcpControl::Syn => {
+                self.challenge(now);
+                return Err(Reason::SynChallenged);
+            }
+            TcpControl::None | TcpControl::Psh | TcpControl::Fin => {}
+        }
+        let ack = self.check_ack(now, segment)?;
+        self.note_timestamp(now, start, segment);
+        if let Some(ack) = ack {
+            self.handle_ack(now, (start, ack), segment);
+        }
+        let fin = segment.control == TcpControl::Fin;
+        let mut taken = true;
+        if fin || !segment.payload.is_empty() {
+            taken = self.receiver.take(now, start, segment.payload, fin);
+        }
+        self.sender.watch_window(now);
+        self.settle(now);
+        if taken { Ok(()) } else { Err(Reason::WindowExceeded) }
+    }
+
+    /// A reset or a SYN at `start` that says exactly what we expect cannot be forged blindly.
+    /// Since ACKs are withheld, the peer's idea of our RCV.NXT may be either of three.
+    pub(super) fn is_exact(&self, start: i64) -> bool {
+        let expected = [self.receiver.acked(), self.receiver.wire_ack(), self.receiver.next()];
+        u64::try_from(start).is_ok_and(|start| expected.contains(&start))
+    }
+
+    /// Answers something suspicious with an ACK, now and then.
+    pub(super) fn challenge(&mut self, now: Instant) {
+        if self.challenge_at <= now {
+            self.challenge_at = now + CHALLENGE_INTERVAL;
+            self.receiver.ack_now();
+        }
+    }
+
+    /// What follows from a segment that leaves.
+    pub(super) fn after_transmit(&mut self, now: Instant) {
+        self.sender.watch_window(now);
+        self.settle(now);
+    }
+
+    /// PAWS: RFC 7323 section 5.3.
+    fn check_timestamp(&mut self, now: Instant, segment: &TcpRepr) -> Result<(), Reason> {
+        let Some(timestamps) = self.options.timestamps else { return Ok(()) };
+        if segment.control == TcpControl::Rst {
+            return Ok(());
+        }
+        let Some(theirs) = segment.timestamp else { return Err(Reason::PawsRejected) };
+        let is_fresh = now.since(self.timestamp_at) < TIMESTAMP_AGE_MAX;
+        if is_fresh && is_before(theirs.tsval, timestamps.recent) {
+            self.answer_old(now, segment);
+            return Err(Reason::PawsRejected);
+        }
+        Ok(())
+    }
+
+    /// RFC 9293 section 3.10.7.4, first. RCV.NXT is the wire ACK: a peer whose ACK is withheld
+    /// sends again what lies above it, and its acknowledgements there are news.
+    fn check_sequence(
+        &mut self,
+        now: Instant,
+        start: i64,
+        segment: &TcpRepr,
+    ) -> Result<(), Reason> {
+        // A FIN or a SYN occupies sequence space like a byte.
+        let end = start + segment.segment_len() as i64;
+        let expected = self.receiver.wire_ack() as i64;
+        let limit = self.receiver.limit_of_window() as i64;
+        let is_old = if end == start { start < expected } else { end <= expected };
+        if start <= limit && !is_old {
+            return Ok(());
+        }
+        if segment.control == TcpControl::Rst && !self.is_exact(start) {
+            return Err(Reason::OutOfWindow);
+        }
+        if segment.control == TcpControl::Rst {
+            return Ok(());
+        }
+        if is_old && matches!(segment.control, TcpControl::Fin | TcpControl::None | TcpControl::Psh)
+        {
+            self.receiver.note_old(start, end);
+        }
+        self.answer_old(now, segment);
+        let reason = match segment.control {
+            TcpControl::Syn => Reason::SynChallenged,
+            _ => Reason::OutOfWindow,
+        };
+        Err(reason)
+    }
+
+    /// An unacceptable segment is answered with an ACK: at once when it repeats something, since
+    /// the ACK may have been lost; rarely when it is empty, since it may answer our own.
+    fn answer_old(&mut self, now: Instant, segment: &TcpRepr) {
+        if segment.payload.is_empty() && segment.control != TcpControl::Fin {
+            self.challenge(now);
+        } else {
+            self.receiver.ack_now();
+        }
+    }
+
+    /// RFC 5961 section 3.2.
+    fn handle_reset(&mut self, now: Instant, start: i64) -> Result<(), Reason> {
+        if self.is_exact(start) {
+            self.close(Cause::Reset);
+            return Ok(());
+        }
+        self.challenge(now);
+        Err(Reason::RstChallenged)
+    }
+
+    /// RFC 5961 section 5: what lies beyond all that was ever sent, or before the largest window,
+    /// is a guess. Returns the offset, or none when only the segment's data counts: after a
+    /// takeover the peer may acknowledge more than this node has heard of.
+    fn check_ack(&mut self, now: Instant, segment: &TcpRepr) -> Result<Option<u64>, Reason> {
+        let una = self.sender.una();
+        let ack = segment.ack_number.ok_or(Reason::AckUnacceptable)?;
+        let ack = self.outbound.offset(ack, una);
+        if ack > self.sender.known() as i64 {
+            self.challenge(now);
+            let clamped = self.sender.is_catching_up();
+            return if clamped { Ok(None) } else { Err(Reason::AckUnacceptable) };
+        }
+        if ack < una as i64 - self.sender.window.largest() as i64 {
+            self.challenge(now);
+            return Err(Reason::AckUnacceptable);
+        }
+        // Not older than `una`, so not negative.
+        Ok(u64::try_from(ack).ok().filter(|ack| *ack >= una))
+    }
+
+    /// RFC 7323 section 4.3, and our own timestamps after a takeover.
+    fn note_timestamp(&mut self, now: Instant, start: i64, segment: &TcpRepr) {
+        let (Some(ours), Some(theirs)) = (&mut self.options.timestamps, segment.timestamp) else {
+            return;
+        };
+        if start <= self.receiver.acked() as i64 && !is_before(theirs.tsval, ours.recent) {
+            ours.recent = theirs.tsval;
+            self.timestamp_at = now;
+        }
+        if self.sender.is_catching_up() {
+            // The node before us may have had a clock that was ahead.
+            ours.raise(now, theirs.tsecr);
+        }
+    }
+
+    fn handle_ack(&mut self, now: Instant, (start, ack): (i64, u64), segment: &TcpRepr) {
+        let una = self.sender.una();
+        let scale = self.options.send_wscale.unwrap_or(0);
+        let window = u64::from(segment.window_len) << scale;
+        let bare = segment.payload.is_empty()
+            && segment.control != TcpControl::Fin
+            && ack + window == self.sender.window.right();
+        let sacks = segment.sack_ranges.map(|range| self.sack_block(range?, ack));
+        let catching_up = self.sender.is_catching_up();
+        self.sender.window.update(start, ack, una, window);
+        self.sender.on_ack(now, &Acknowledgement { offset: ack, sacks, bare });
+        // Our waking ACK was old to this peer, so it was ignored.
+        self.wake_due |= catching_up && ack > una && ack > self.woken_at;
+    }
+
+    /// A SACK block as offsets, cut to what was sent. Blocks at or below the acknowledgement tell
+    /// of duplicates (RFC 2883), which nobody asks about.
+    fn sack_block(&self, (left, right): (u32, u32), ack: u64) -> Option<(u64, u64)> {
+        if !self.options.sack {
+            return None;
+        }
+        let offset = |sequence: u32| {
+            let sequence = smoltcp::wire::TcpSeqNumber(sequence as i32);
+            u64::try_from(self.outbound.offset(sequence, ack)).ok()
+        };
+        let (start, end) = (offset(left)?, offset(right)?.min(self.sender.next()));
+        (ack < start && start < end).then_some((start, end))
+    }
+}

@@ -1,0 +1,356 @@
+//! The receiving half: what was taken in, and what the peer may be told of it.
+
+use core::ops::Range;
+
+use smoltcp::storage::Assembler;
+
+use super::flow_control::ReceiveWindow;
+use crate::tcp::ring::Ring;
+use crate::time::{Duration, Instant};
+
+/// How long an ACK may wait for company: data that carries it, or a second segment. RFC 9293
+/// section 3.8.6.3 allows 500 ms; the relay holds ACKs long enough elsewhere.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+/// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
+const SACKABLE_MAX: usize = 32;
+
+/// SACK blocks of one segment: as many as fit beside a timestamp.
+pub(crate) type Blocks = [Option<(u64, u64)>; 3];
+
+/// What the opening, or a snapshot, tells the receiver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// Offset below which nothing is kept.
+    pub retained: u64,
+    /// The acknowledgement that was last sent; counts the FIN.
+    pub wire_ack: u64,
+    /// The right edge that was advertised.
+    pub right_edge: u64,
+    /// Where the peer's stream ends, when that is known.
+    pub fin: Option<u64>,
+    /// Shift of the window field.
+    pub scale: u8,
+    /// The peer understands SACK.
+    pub sack: bool,
+}
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    ring: Ring,
+    capacity: u64,
+    /// What lies beyond `received`; it begins at `received`.
+    assembler: Assembler,
+    retained: u64,
+    received: u64,
+    fin: Option<u64>,
+    sack: bool,
+    limit: u64,
+    sackable: Vec<Range<u64>>,
+    window: ReceiveWindow,
+    /// The acknowledgement that was last sent; counts the FIN.
+    acked: u64,
+    /// The SACK blocks that were last sent.
+    told: Blocks,
+    /// Start of the segment out of order that came last: its block goes first (RFC 2018
+    /// section 4).
+    latest: u64,
+    /// Bytes that came twice and were acknowledged before (RFC 2883).
+    duplicate: Option<(u64, u64)>,
+    /// The largest payload so far, in bytes.
+    largest: u64,
+    ack_now: bool,
+    ack_at: Option<Instant>,
+}
+
+impl Receiver {
+    /// `capacity` is the size of the receive buffer in bytes.
+    pub fn new(start: &Start, capacity: usize) -> Self {
+        Receiver {
+            ring: Ring::new(capacity),
+            capacity: capacity as u64,
+            assembler: Assembler::new(),
+            retained: start.retained,
+            received: start.retained,
+            fin: start.fin,
+            sack: start.sack,
+            limit: start.wire_ack,
+            sackable: Vec::new(),
+            window: ReceiveWindow::new(start.right_edge, start.scale),
+            acked: start.wire_ack,
+            told: [None; 3],
+            latest: 0,
+            duplicate: None,
+            largest: 1,
+            ack_now: false,
+            ack_at: None,
+        }
+    }
+
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    pub fn retained(&self) -> u64 {
+        self.retained
+    }
+
+    pub fn fin(&self) -> Option<u64> {
+        self.fin
+    }
+
+    pub fn fin_received(&self) -> bool {
+        self.fin == Some(self.received)
+    }
+
+    /// RCV.NXT as this node knows it; counts the FIN.
+    pub fn next(&self) -> u64 {
+        self.received + u64::from(self.fin_received())
+    }
+
+    /// The acknowledgement that may be sent now; counts the FIN.
+    pub fn wire_ack(&self) -> u64 {
+        self.next().min(self.limit).max(self.acked)
+    }
+
+    /// The acknowledgement that was last sent; counts the FIN.
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// The right edge that was advertised.
+    pub fn right_edge(&self) -> u64 {
+        self.window.right()
+    }
+
+    /// First offset that is not acceptable.
+    pub fn limit_of_window(&self) -> u64 {
+        self.window.right().max(self.retained + self.capacity)
+    }
+
+    pub fn peek(&self, from: u64, max: usize) -> &[u8] {
+        if from < self.retained || from >= self.received {
+            return &[];
+        }
+        self.ring.slice(from, max.min((self.received - from) as usize))
+    }
+
+    pub fn copy(&self, from: u64, out: &mut [u8]) -> usize {
+        if from < self.retained || from >= self.received {
+            return 0;
+        }
+        let count = out.len().min((self.received - from) as usize);
+        self.ring.copy(from, &mut out[..count]);
+        count
+    }
+
+    pub fn out_of_order(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let base = self.received;
+        self.assembler.iter_data().map(move |(start, end)| base + start as u64..base + end as u64)
+    }
+
+    pub fn copy_out_of_order(&self, range: Range<u64>, out: &mut Vec<u8>) {
+        if !self.out_of_order().any(|held| held.start <= range.start && range.end <= held.end) {
+            return;
+        }
+        let at = out.len();
+        out.resize(at + range.end.saturating_sub(range.start) as usize, 0);
+        self.ring.copy(range.start, &mut out[at..]);
+    }
+
+    /// Forgets the bytes below `to`; the window that this opens is advertised at once when the
+    /// peer may be waiting for it.
+    pub fn release(&mut self, to: u64) {
+        debug_assert!(to <= self.received, "released what was not received");
+        self.retained = self.retained.max(to.min(self.received));
+        let offered = self.window.right().saturating_sub(self.wire_ack());
+        let gain = (self.retained + self.capacity).saturating_sub(self.window.right());
+        let starved = offered < self.largest && gain >= self.window_step();
+        if self.fin.is_none() && (starved || gain >= self.capacity / 4) {
+            self.ack_now = true;
+        }
+    }
+
+    /// Gives the buffer back, when nobody has to read it any more.
+    pub fn free(&mut self) {
+        if self.retained == self.received {
+            self.ring.free();
+        }
+    }
+
+    pub fn set_limit(&mut self, now: Instant, offset: u64) {
+        self.limit = self.limit.max(offset);
+        self.schedule_ack(now);
+    }
+
+    pub fn set_sackable(&mut self, ranges: &[Range<u64>]) {
+        self.sackable.clear();
+        self.sackable.extend(ranges.iter().take(SACKABLE_MAX).cloned());
+        self.ack_now |= self.has_news();
+    }
+
+    /// Bytes that the cluster has kept: they are here as if they had been received.
+    pub fn insert(&mut self, offset: u64, bytes: &[u8]) {
+        self.store(offset as i64, bytes);
+    }
+
+    /// The peer's stream ends at `at`.
+    pub fn insert_fin(&mut self, at: u64) {
+        self.fin.get_or_insert(at);
+    }
+
+    /// Takes the payload that begins at `start`, and the FIN behind it. False when some of it did
+    /// not fit.
+    pub fn take(&mut self, now: Instant, start: i64, payload: &[u8], fin: bool) -> bool {
+        let end = start + payload.len() as i64;
+        self.largest = self.largest.max(payload.len() as u64);
+        let gap = !self.assembler.is_empty();
+        let before = self.next();
+        self.note_duplicate(start, end, fin);
+        let stored = self.store(start, payload);
+        if fin && stored {
+            self.take_fin(end);
+        }
+        let out_of_order = !payload.is_empty() && self.received < end as u64;
+        if self.sack && out_of_order {
+            // Without a block the peer learns nothing: the ACK waits until there is one to tell.
+            self.ack_now |= self.has_news();
+        } else {
+            let filled = gap && self.next() > before;
+            self.ack_now |= out_of_order || filled || fin || !stored;
+        }
+        self.schedule_ack(now);
+        stored
+    }
+
+    /// Stores what is new and fits. False when a part on the right was cut off.
+    fn store(&mut self, start: i64, payload: &[u8]) -> bool {
+        let end = start + payload.len() as i64;
+        let room = (self.retained + self.capacity).min(self.fin.unwrap_or(u64::MAX));
+        let from = start.max(self.received as i64);
+        let to = end.min(i64::try_from(room).unwrap_or(i64::MAX));
+        if from < to {
+            let bytes = &payload[(from - start) as usize..(to - start) as usize];
+            let at = (from as u64 - self.received) as usize;
+            let Ok(grown) = self.assembler.add_then_remove_front(at, bytes.len()) else {
+                return false; // More holes than are kept; the peer sends it again.
+            };
+            self.ring.write(from as u64, bytes);
+            self.received += grown as u64;
+            if grown == 0 {
+                self.latest = from as u64;
+            }
+        }
+        to == end || end <= self.received as i64
+    }
+
+    fn take_fin(&mut self, at: i64) {
+        let Ok(at) = u64::try_from(at) else { return };
+        // An end below what the peer has sent already is a lie.
+        let highest = self.out_of_order().last().map_or(self.received, |range| range.end);
+        if at >= highest {
+            self.fin.get_or_insert(at);
+        }
+    }
+
+    fn note_duplicate(&mut self, start: i64, end: i64, fin: bool) {
+        self.note_old(start, end);
+        // The peer does not know that this has arrived, or our ACK was lost.
+        self.ack_now |= start < self.received as i64 || (fin && self.fin_received());
+    }
+
+    /// Notes a segment of which nothing is new.
+    pub fn note_old(&mut self, start: i64, end: i64) {
+        let old = end.min(self.acked as i64);
+        if start >= 0 && start < old {
+            self.duplicate = Some((start as u64, old as u64));
+        }
+    }
+
+    /// The next poll sends an ACK.
+    pub fn ack_now(&mut self) {
+        self.ack_now = true;
+    }
+
+    /// Whether an ACK must leave without company.
+    pub fn ack_due(&self, now: Instant) -> bool {
+        self.ack_now || self.ack_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether an ACK must leave that has blocks to tell, which no data segment has room for.
+    pub fn sack_due(&self) -> bool {
+        self.ack_now && self.sack && (self.duplicate.is_some() || self.blocks()[0].is_some())
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.ack_at
+    }
+
+    /// Takes the fields of a segment that leaves now: the acknowledgement and the window field.
+    pub fn on_sent(&mut self) -> (u64, u16) {
+        let ack = self.wire_ack();
+        let room = self.retained + self.capacity;
+        let window = self.window.advertise(ack, room, self.window_step());
+        self.acked = ack;
+        self.ack_now = false;
+        self.ack_at = None;
+        (ack, window)
+    }
+
+    /// Takes the SACK blocks of an ACK that leaves now.
+    pub fn on_blocks_sent(&mut self) -> Blocks {
+        let blocks = self.blocks();
+        self.told = blocks;
+        match self.duplicate.take() {
+            Some(duplicate) if self.sack => [Some(duplicate), blocks[0], blocks[1]],
+            _ => blocks,
+        }
+    }
+
+    fn schedule_ack(&mut self, now: Instant) {
+        let news = self.wire_ack() - self.acked;
+        if news >= 2 * self.largest || (news > 0 && self.fin_received()) {
+            self.ack_now = true;
+        } else if news > 0 && self.ack_at.is_none() {
+            self.ack_at = Some(now + ACK_DELAY);
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        let blocks = self.blocks();
+        blocks[0].is_some() && blocks != self.told
+    }
+
+    fn window_step(&self) -> u64 {
+        self.largest.min(self.capacity / 2).max(1)
+    }
+
+    /// What may be SACKed: held, replicated, and with a hole below it. Bytes whose ACK is withheld
+    /// count as held, so that the relay can leave a hole at the wire ACK on purpose.
+    fn blocks(&self) -> Blocks {
+        let mut blocks = [None; 3];
+        if !self.sack || self.sackable.is_empty() {
+            return blocks;
+        }
+        let ack = self.wire_ack();
+        let mut newest = None;
+        let held = core::iter::once(self.retained..self.received).chain(self.out_of_order());
+        for held in held {
+            for kept in &self.sackable {
+                let (start, end) = (held.start.max(kept.start), held.end.min(kept.end));
+                if start >= end || start <= ack {
+                    continue;
+                }
+                if (start..end).contains(&self.latest) {
+                    newest = Some((start, end));
+                } else {
+                    blocks = [Some((start, end)), blocks[0], blocks[1]];
+                }
+            }
+        }
+        if newest.is_some() {
+            blocks = [newest, blocks[0], blocks[1]];
+        }
+        blocks
+    }
+}
