@@ -5,15 +5,14 @@ mod dial;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use relay_abi::bucket;
+use smoltcp::wire::TcpControl;
 
 use crate::config::{Settings, Side};
 use crate::entropy::Entropy;
 use crate::flow::{Description, Effects, Flow, FlowIds, Next, Restoration, Turn};
-use crate::frame::{
-    EthernetAddress, IpAddress, Link, TcpControl, TcpRepr, Tuple, emit_tcp,
-};
+use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::id::{FlowId, Incarnation};
-use crate::reason::{Counters, Reason};
+use crate::reason::Reason;
 use crate::replica::{Replicas, Shadow};
 use crate::tcp::{Connection, Cookies, Phase, reset_for};
 use crate::time::Instant;
@@ -132,7 +131,10 @@ impl Shard {
         };
         let Some(leg) = leg else { return Err(Reason::UnknownFlow) };
         let is_over = matches!(leg.connection.phase(), Phase::TimeWait | Phase::Closed(_));
-        if side == Side::Client && is_over && self.begins_anew(now, tuple, segment, settings) {
+        if side == Side::Client
+            && is_over
+            && begins_anew(&self.cookies, now, (tuple, segment), &settings.client_tcp)
+        {
             self.remove(id);
             return self.handle_stranger(now, (side, source), (tuple, segment), settings);
         }
@@ -325,23 +327,6 @@ impl Shard {
         }
     }
 
-    /// Whether a segment for a connection that is over opens a new one (RFC 9293 section 3.6.1).
-    fn begins_anew(
-        &self,
-        now: Instant,
-        tuple: &Tuple,
-        segment: &TcpRepr<'_>,
-        settings: &Settings,
-    ) -> bool {
-        match (segment.control, segment.ack_number) {
-            (TcpControl::Syn, None) => true,
-            (TcpControl::None | TcpControl::Psh, Some(_)) => {
-                self.cookies.check(now, tuple, segment, &settings.client_tcp).is_ok()
-            }
-            _ => false,
-        }
-    }
-
     fn emit(
         &mut self,
         now: Instant,
@@ -444,6 +429,22 @@ impl Shard {
             }
             slot.deadline = deadline;
         }
+    }
+}
+
+/// Whether a segment for a connection that is over opens a new one (RFC 9293 section 3.6.1).
+fn begins_anew(
+    cookies: &Cookies,
+    now: Instant,
+    (tuple, segment): (&Tuple, &TcpRepr<'_>),
+    config: &crate::tcp::Config,
+) -> bool {
+    match (segment.control, segment.ack_number) {
+        (TcpControl::Syn, None) => true,
+        (TcpControl::None | TcpControl::Psh, Some(_)) => {
+            cookies.check(now, tuple, segment, config).is_ok()
+        }
+        _ => false,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Effect, Flow, Leg, Stage, Turn, is_broken, is_done};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
 use crate::replica::Lsn;
-use crate::tcp::Connection;
+use crate::tcp::{Connection, Phase};
 use crate::time::Instant;
 use crate::tls::Suite;
 use relay_abi::peer::{Delivered, Settled};
@@ -119,9 +119,8 @@ impl Open {
 
     /// Whether the flow can be forgotten.
     pub(super) fn is_over(&self, client: &Leg) -> bool {
-        use crate::tcp::Phase::Closed;
         let legs = [&client.connection, &self.backend.connection];
-        self.ending == Ending::Ended && legs.iter().all(|c| matches!(c.phase(), Closed(_)))
+        self.ending == Ending::Ended && legs.iter().all(|c| matches!(c.phase(), Phase::Closed(_)))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -236,8 +235,8 @@ impl Open {
         self.up.settle(client, backend);
         self.down.deliver(client);
         let (up, down) = (self.up.settled(), self.down.delivered());
-        client.release(up.client);
-        backend.release(down.backend.min(backend.received()));
+        release(client, up.client);
+        release(backend, down.backend);
         if self.reported != (up, down) {
             self.reported = (up, down);
             if down.index > 0 {
@@ -299,6 +298,14 @@ impl Flow {
 fn acknowledge(connection: &mut Connection, hold: &Hold) {
     connection.set_ack_limit(hold.ack_limit());
     connection.set_sackable(hold.sackable());
+}
+
+/// Forgets bytes that are settled. A connection that is over keeps what it has until all of it is.
+fn release(connection: &mut Connection, settled: u64) {
+    let received = connection.received();
+    if connection.phase() == Phase::Open || settled >= received {
+        connection.release(settled.min(received));
+    }
 }
 
 /// The end of the contiguous bytes with the FIN as one more byte.

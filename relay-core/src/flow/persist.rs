@@ -133,7 +133,13 @@ fn state(leg: &WireLeg, with: &Restoration<'_>) -> Option<State> {
         timestamps,
         peer_window: leg.window,
         established: true,
-        ..State::default()
+        acked: 0,
+        sent_max: 0,
+        fin_at: None,
+        retained: 0,
+        wire_ack: 0,
+        right_edge: 0,
+        peer_fin_at: None,
     })
 }
 
