@@ -20,7 +20,12 @@ pub(super) fn parse(source: &Source<'_>) -> Result<File, ConfigError> {
         } else {
             "correct the TOML syntax"
         };
-        source.error(error.span().unwrap_or(0..0), message.replace('\n', ", "), remedy)
+        let problem = message.replace('\n', ", ");
+        // What is missing at the top level has the empty span at the beginning for its place.
+        match error.span().filter(|span| span.end > 0) {
+            Some(span) => source.error(span, problem, remedy),
+            None => ConfigError::of_file(source.path, problem, remedy),
+        }
     })
 }
 

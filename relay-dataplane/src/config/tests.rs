@@ -80,6 +80,16 @@ fn a_valid_file_resolves_to_plain_values() {
 }
 
 #[test]
+fn the_complete_file_of_the_manual_is_valid() {
+    let manual = include_str!("../../../docs/CONFIG.md");
+    let (_, rest) = manual.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let directory = Directory::new();
+    let text = text.replace("relay.test.", "");
+    assert_eq!(directory.load(&text).unwrap().listeners.len(), 1);
+}
+
+#[test]
 fn what_may_be_left_out_has_its_default() {
     let directory = Directory::new();
     let text = VALID.replace("mode = \"busy\"\n", "").replace("[worker]\ncore = 1\n", "");
@@ -157,6 +167,16 @@ const SHAPE: &[Case] = &[
         "id = 1\n",
         "id = \"1\"\n",
         ":2: node.id: invalid type: string \"1\", expected an integer: docs/CONFIG.md says what belongs here",
+    ),
+    (
+        "port = 8443\n",
+        "",
+        ":37: listener[2]: missing field `port`: add it (docs/CONFIG.md shows a complete file)",
+    ),
+    (
+        "[virtual_mac]\nclient = \"02:00:5e:01:00:64\"\nbackend = \"02:00:5E:02:00:64\"\n",
+        "",
+        ": missing field `virtual_mac`: add it (docs/CONFIG.md shows a complete file)",
     ),
     ("id = 1\n", "id = 1\nid = 2\n", ":3: duplicate key: keep one of the two"),
     (
@@ -375,6 +395,19 @@ fn a_file_that_cannot_be_read_is_named() {
         "/nonexistent/relay.toml: cannot be read (No such file or directory (os error 2)): \
          check the path given to --config"
     );
+}
+
+#[test]
+fn a_file_of_comments_lacks_everything() {
+    let directory = Directory::new();
+    for text in ["", "\n", "# nothing\n\n"] {
+        let message = directory.load(text).unwrap_err().to_string();
+        assert!(message.contains("relay.toml: missing field `node`: add it"), "{message}");
+    }
+    let (_, rest) = VALID.split_once("[ports]").unwrap();
+    let message = directory.load(&format!("# about\n\n[ports]{rest}# end\n"));
+    let message = message.unwrap_err().to_string();
+    assert!(message.contains("relay.toml: missing field `node`: add it"), "{message}");
 }
 
 #[test]
