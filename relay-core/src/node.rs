@@ -112,6 +112,11 @@ impl Node {
         }
     }
 
+    /// What the node does at present.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// Whether the node may take in clients' and backends' frames. The worker renews the XDP
     /// program's lease as long as this holds.
     pub fn is_serving(&self) -> bool {

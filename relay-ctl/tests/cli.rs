@@ -56,7 +56,7 @@ fn flows_are_shown_to_people() {
     assert_eq!(
         stdout(&output),
         "\
-OWNER  BACKUP  CLIENT            VIP              BACKEND          TLS      SUITE                     SERVER           UP      DOWN  STATE          AGE
+OWNER  BACKUP  CLIENT            VIP              BACKEND          TLS      SUITE                     SERVER         UP      DOWN  STATE          AGE
     1  2,3     10.99.1.10:40000  10.99.1.100:443  10.99.2.10:8080  TLSv1.3  TLS13_AES_128_GCM_SHA256  relay.test  120 B  64.0 MiB  established  1.5 s
 1 of 2 flows; more with --limit
 "

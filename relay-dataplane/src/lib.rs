@@ -1,8 +1,12 @@
 //! The relay process around the core: AF_XDP ports, the XDP program's loader, the pinned worker,
 //! the configuration and the control socket.
 
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod neighbors;
 pub mod port;
+pub mod report;
+pub mod start;
+pub mod worker;
 pub mod xdp;

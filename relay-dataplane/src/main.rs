@@ -1,1 +1,75 @@
-fn main() {}
+//! The relay process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+use relay_dataplane::config::Config;
+use relay_dataplane::start;
+
+/// What the worker's thread asks of the scheduler: it must not wait behind ordinary processes.
+const WORKER_NICE: i32 = -15;
+
+/// A TLS relay of a cluster: live connections survive the loss of any machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration file (see docs/CONFIG.md)
+    #[arg(long)]
+    config: PathBuf,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if arguments.check {
+        return ExitCode::SUCCESS;
+    }
+    run(&config)
+}
+
+fn run(config: &Config) -> ExitCode {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+            eprintln!("signal {signal} cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let mut relay = match start::start(config) {
+        Ok(relay) => relay,
+        Err(start::StartError::Tls { port, cause }) => {
+            eprintln!("listener on port {port}: {cause}");
+            return ExitCode::from(2);
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(core) = config.worker.core
+        && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
+    {
+        tracing::warn!(core, "the worker cannot be pinned to this core");
+    }
+    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
+        tracing::warn!(%error, "the worker runs at ordinary priority: it needs CAP_SYS_NICE");
+    }
+    relay.worker.run(&stop);
+    ExitCode::SUCCESS
+}

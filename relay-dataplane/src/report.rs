@@ -1,0 +1,136 @@
+//! Answers to the operator.
+
+use relay_abi::control::{
+    CounterReport, DEFAULT_FLOWS, FlowList, FlowReport, MAX_FLOWS, PeerReport, Request, Response,
+    Role, StatusReport,
+};
+use relay_core::flow::Description;
+use relay_core::node::{Node, NodeReport};
+use relay_core::replica;
+use relay_core::time::Instant;
+use relay_core::tls::Version;
+
+use crate::clock::Clock;
+use crate::worker::Interface;
+
+/// The answer to one request.
+pub fn answer(
+    request: &Request,
+    node: &Node,
+    (now, clock): (Instant, &Clock),
+    ports: [&Interface; 3],
+) -> Response {
+    match request {
+        Request::Status => Response::Status(status(&node.report(now), clock)),
+        Request::Flows { limit } => Response::Flows(flows(node, now, *limit)),
+        Request::Counters => Response::Counters(counters(node, ports)),
+    }
+}
+
+fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
+    let role = match report.role {
+        _ if report.isolated => Role::Isolated,
+        replica::Role::Starting => Role::Starting,
+        replica::Role::Owner => Role::Owner,
+        replica::Role::Backup if report.in_sync => Role::Backup,
+        replica::Role::Backup => Role::Learner,
+    };
+    let owner = report.role == replica::Role::Owner;
+    StatusReport {
+        node: report.node.0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation: report.incarnation.to_string(),
+        role,
+        in_sync: report.in_sync,
+        term: report.term,
+        view: report.view,
+        uptime_ms: clock.uptime_ms(),
+        flows: report.flows as u64,
+        shadows: report.shadows as u64,
+        flows_total: report.flows_total,
+        takeovers: report.takeovers,
+        takeover_ms: report.takeover.map(|time| time.as_secs_f64() * 1e3),
+        peers: report.peers.iter().map(peer).collect(),
+        buckets_owned: if owner { relay_abi::bucket::BUCKETS } else { 0 },
+    }
+}
+
+fn peer(peer: &relay_core::node::PeerReport) -> PeerReport {
+    PeerReport {
+        id: peer.id.0,
+        address: peer.address.to_string(),
+        alive: peer.alive,
+        incarnation: peer.incarnation.map(|incarnation| incarnation.to_string()),
+        role: peer.status.filter(|_| peer.alive).map(|status| match status.role {
+            replica::Role::Starting => Role::Starting,
+            replica::Role::Owner => Role::Owner,
+            replica::Role::Backup => Role::Backup,
+        }),
+        rtt_us: peer.rtt.map(|rtt| rtt.as_micros() as u64),
+        lag_bytes: peer.backlog as u64,
+        last_heard_ms: peer.silence.map(|silence| silence.as_millis() as u64),
+        in_sync: peer.in_sync,
+    }
+}
+
+fn flows(node: &Node, now: Instant, limit: Option<usize>) -> FlowList {
+    let limit = limit.unwrap_or(DEFAULT_FLOWS).min(MAX_FLOWS);
+    let backups = node.backups();
+    let owner = node.report(now).node.0;
+    let flows: Vec<_> =
+        node.flows().take(limit).map(|flow| describe(&flow, owner, &backups, now)).collect();
+    FlowList { total: node.flows().count() as u64, flows }
+}
+
+fn describe(flow: &Description, owner: u8, backups: &[u8], now: Instant) -> FlowReport {
+    let text = |endpoint: Option<relay_core::frame::IpEndpoint>| {
+        endpoint.map(|e| std::net::SocketAddr::new(e.addr.into(), e.port).to_string())
+    };
+    let version = flow.suite.map(|suite| match suite.version() {
+        Version::Tls12 => "TLSv1.2",
+        Version::Tls13 => "TLSv1.3",
+    });
+    FlowReport {
+        id: flow.id.to_string(),
+        owner,
+        backups: backups.to_vec(),
+        client: text(Some(flow.client)).unwrap_or_default(),
+        vip: text(Some(flow.vip)).unwrap_or_default(),
+        backend: text(flow.backend).unwrap_or_default(),
+        snat: text(flow.snat).unwrap_or_default(),
+        tls_version: version.unwrap_or_default().to_owned(),
+        suite: flow.suite.map(|suite| suite.name().to_owned()).unwrap_or_default(),
+        server_name: flow.server_name.clone(),
+        bytes_up: flow.bytes_up,
+        bytes_down: flow.bytes_down,
+        state: flow.state.to_owned(),
+        age_ms: now.as_millis().saturating_sub(flow.created_ms),
+    }
+}
+
+fn counters(node: &Node, ports: [&Interface; 3]) -> Vec<CounterReport> {
+    let counter = |group: &str, name: &str, value| CounterReport {
+        group: group.to_owned(),
+        name: name.to_owned(),
+        value,
+    };
+    let mut all: Vec<_> =
+        node.counters().iter().map(|(name, value)| counter("dropped", name, value)).collect();
+    for interface in ports {
+        let group = format!("xdp {}", interface.name);
+        let verdicts = interface.program.counters().into_iter();
+        all.extend(verdicts.map(|(name, value)| counter(&group, name, value)));
+        let (group, rings) = (format!("port {}", interface.name), interface.port.statistics());
+        for (name, value) in [
+            ("rx_dropped", rings.rx_dropped),
+            ("rx_ring_full", rings.rx_ring_full),
+            ("rx_fill_empty", rings.rx_fill_empty),
+            ("rx_invalid", rings.rx_invalid),
+            ("rx_oversized", rings.rx_oversized),
+            ("tx_invalid", rings.tx_invalid),
+        ] {
+            all.push(counter(&group, name, value));
+        }
+    }
+    all
+}

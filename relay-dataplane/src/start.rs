@@ -1,0 +1,165 @@
+//! From a configuration to a running worker.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use relay_abi::xdp::Kind;
+use relay_core::config::{Cluster, Listener, Settings};
+use relay_core::frame::{EthernetAddress, IpEndpoint};
+use relay_core::id::NodeId;
+use relay_core::node::{Node, cluster_secret};
+use relay_core::{tcp, tls};
+
+use crate::clock::{Clock, WallClock};
+use crate::config::{Config, PortMode};
+use crate::control::{ControlError, ControlServer};
+use crate::neighbors::Neighbors;
+use crate::port::{self, Mode, Port, PortOptions, XskPort};
+use crate::worker::{Interface, Worker};
+use crate::xdp::{self, Program};
+
+/// Control requests that wait for the worker at most.
+const QUERIES_MAX: usize = 16;
+
+/// Bytes of IPv4 and TCP headers in a full segment (RFC 6691).
+const HEADERS: usize = 40;
+
+/// Why a relay cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's certificates cannot be used.
+    #[error("listener on port {port}: {cause}")]
+    Tls { port: u16, cause: tls::ConfigError },
+    /// An interface does not take the XDP program.
+    #[error("interface {interface}: {cause}")]
+    Xdp { interface: String, cause: xdp::Error },
+    /// An interface gives no AF_XDP socket.
+    #[error("interface {interface}: {cause}")]
+    Port { interface: String, cause: port::Error },
+    /// The control socket cannot be served.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The kernel's routes cannot be read.
+    #[error("netlink: {0}: the relay needs CAP_NET_ADMIN to resolve next hops")]
+    Neighbors(std::io::Error),
+    /// The system has no randomness.
+    #[error("the system gives no random numbers: {0}")]
+    Entropy(std::io::Error),
+}
+
+/// A worker and the control socket that it answers; dropping the latter removes the socket.
+pub struct Relay {
+    pub worker: Worker,
+    pub control: ControlServer,
+}
+
+/// Loads the XDP programs, opens the ports and makes the node.
+pub fn start(config: &Config) -> Result<Relay, StartError> {
+    let clock = Clock::start();
+    let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
+        let all = config.listeners.iter().flat_map(list);
+        all.map(|address| (*address, Kind::Service)).collect()
+    };
+    // The cluster port first: a node that can be heard is not taken for dead while it starts.
+    let own = vec![(config.cluster.address, Kind::Cluster(config.cluster.udp_port))];
+    let cluster = open(config, &config.ports.cluster, own)?;
+    let client = open(config, &config.ports.client, service(|l| &l.addresses))?;
+    let backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
+
+    let settings = settings(config, [&client, &backend, &cluster])?;
+    let mut seed = [0; 16];
+    fill_random(&mut seed).map_err(StartError::Entropy)?;
+    let node = Node::new(settings, seed, clock.now());
+    let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
+    let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
+    let control = ControlServer::start(&config.node.control, sender)?;
+    let worker = Worker::new(node, [client, backend, cluster], neighbors, queries, clock);
+    Ok(Relay { worker: worker.with_mode(config.ports.mode == PortMode::Busy), control })
+}
+
+fn open(
+    config: &Config,
+    interface: &str,
+    addresses: Vec<(IpAddr, Kind)>,
+) -> Result<Interface, StartError> {
+    let name = || interface.to_owned();
+    let lease = config.cluster.timeout / 2;
+    let settings = xdp::Settings { self_node: config.node.id, lease, addresses };
+    let mut program = Program::load(interface, &settings)
+        .map_err(|cause| StartError::Xdp { interface: name(), cause })?;
+    let mode = match config.ports.mode {
+        PortMode::Poll => Mode::Poll,
+        PortMode::Busy => Mode::Busy,
+    };
+    let options = PortOptions { mode, ..PortOptions::default() };
+    let port = XskPort::open(interface, &mut program, options)
+        .map_err(|cause| StartError::Port { interface: name(), cause })?;
+    Ok(Interface { name: name(), port, program, node: config.node.id })
+}
+
+fn settings(
+    config: &Config,
+    [client, backend, cluster]: [&Interface; 3],
+) -> Result<Settings, StartError> {
+    let limits = &config.limits;
+    let tcp = |port: &XskPort| tcp::Config {
+        mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
+        receive_buffer: limits.receive_buffer,
+        send_buffer: limits.send_buffer,
+    };
+    let listeners = config.listeners.iter().map(|listener| resolve(listener, config));
+    let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
+    Ok(Settings {
+        node: NodeId(config.node.id),
+        cluster: Cluster {
+            key: config.cluster.key,
+            address: config.cluster.address,
+            udp_port: config.cluster.udp_port,
+            mac: EthernetAddress(cluster.port.mac()),
+            mtu: cluster.port.mtu(),
+            peers: peers.collect(),
+            heartbeat: config.cluster.heartbeat,
+            timeout: config.cluster.timeout,
+        },
+        client_mac: EthernetAddress(config.virtual_mac.client),
+        backend_mac: EthernetAddress(config.virtual_mac.backend),
+        listeners: listeners.collect::<Result<_, _>>()?,
+        client_tcp: tcp(&client.port),
+        backend_tcp: tcp(&backend.port),
+        hold: limits.hold,
+        flows_max: limits.flows,
+    })
+}
+
+fn resolve(
+    listener: &crate::config::Listener,
+    config: &Config,
+) -> Result<Listener, StartError> {
+    let identities = listener.certificates.iter().map(|certificate| tls::Identity {
+        certificate_chain_pem: certificate.chain.clone(),
+        key_pem: certificate.key.clone(),
+    });
+    let options = tls::ServerOptions {
+        identities: identities.collect(),
+        alpn: Vec::new(),
+        ticket_key: cluster_secret(&config.cluster.key, "tickets"),
+        clock: Arc::new(WallClock),
+        entropy: None,
+    };
+    let tls = tls::ServerConfig::new(options)
+        .map_err(|cause| StartError::Tls { port: listener.port, cause })?;
+    let endpoint = |backend: &std::net::SocketAddr| IpEndpoint::new(backend.ip().into(), backend.port());
+    Ok(Listener {
+        addresses: listener.addresses.iter().map(|address| (*address).into()).collect(),
+        port: listener.port,
+        snat: listener.snat.iter().map(|address| (*address).into()).collect(),
+        backends: listener.backends.iter().map(endpoint).collect(),
+        tls,
+    })
+}
+
+fn fill_random(seed: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    std::fs::File::open(Path::new("/dev/urandom"))?.read_exact(seed)
+}

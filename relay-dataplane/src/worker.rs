@@ -1,0 +1,194 @@
+//! The worker: one pinned thread that drains the rings, runs the node and fills the rings.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use relay_abi::xdp::NOBODY;
+use relay_core::config::Side;
+use relay_core::frame::EthernetAddress;
+use relay_core::node::{Command, Node};
+use relay_core::time::Instant;
+
+use crate::clock::Clock;
+use crate::control::Query;
+use crate::neighbors::Neighbors;
+use crate::port::{self, BATCH, Port, XskPort};
+use crate::report;
+use crate::xdp::Program;
+
+/// Batches that one turn takes from a port at most: the transmit side must get its turn, too.
+const BATCHES_MAX: usize = 4;
+
+/// The kernel did not take all frames; it will have sent some of them after this time.
+const RING_FULL_WAIT: Duration = Duration::from_micros(50);
+
+/// One interface: its program, its rings.
+pub struct Interface {
+    pub name: String,
+    /// Before the program: its sockets are in the program's map.
+    pub port: XskPort,
+    pub program: Program,
+    /// Our id in the owner table.
+    pub node: u8,
+}
+
+/// The byte path and everything that it is asked.
+pub struct Worker {
+    node: Node,
+    client: Interface,
+    backend: Interface,
+    cluster: Interface,
+    neighbors: Neighbors,
+    queries: Receiver<Query>,
+    clock: Clock,
+    busy: bool,
+    was: Option<relay_core::replica::Role>,
+}
+
+impl Worker {
+    /// A worker over the client's, the backend's and the cluster's interface.
+    pub fn new(
+        node: Node,
+        [client, backend, cluster]: [Interface; 3],
+        neighbors: Neighbors,
+        queries: Receiver<Query>,
+        clock: Clock,
+    ) -> Self {
+        let (busy, was) = (false, None);
+        Worker { node, client, backend, cluster, neighbors, queries, clock, busy, was }
+    }
+
+    /// Whether to spin instead of sleeping until a frame or a timer comes.
+    pub fn with_mode(self, busy: bool) -> Self {
+        Worker { busy, ..self }
+    }
+
+    /// Runs until `stop` is set.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let now = self.clock.now();
+            let received = self.receive(now);
+            self.answer(now);
+            self.node.turn(now);
+            self.obey();
+            let sent_all = self.transmit(now);
+            self.renew_lease();
+            self.log_role(now);
+            if received == 0 && !self.busy {
+                self.wait(now, sent_all);
+            }
+        }
+    }
+
+    /// Drains the rings. The cluster's comes first: a node that was paused has to learn that it
+    /// was deposed before it does anything else.
+    fn receive(&mut self, now: Instant) -> usize {
+        let mut total = 0;
+        let interfaces = [
+            (Side::Cluster, &mut self.cluster),
+            (Side::Client, &mut self.client),
+            (Side::Backend, &mut self.backend),
+        ];
+        for (side, interface) in interfaces {
+            self.node.handle_carrier(side, interface.port.has_carrier());
+            for _ in 0..BATCHES_MAX {
+                let node = &mut self.node;
+                let count =
+                    interface.port.receive(&mut |frame| node.handle_frame(now, side, frame));
+                total += count;
+                if count < BATCH {
+                    break;
+                }
+            }
+        }
+        total
+    }
+
+    fn answer(&mut self, now: Instant) {
+        while let Some(resolved) = self.neighbors.try_recv() {
+            let mac = EthernetAddress(resolved.mac);
+            self.node.handle_neighbor(resolved.ip.into(), mac);
+        }
+        while let Ok(query) = self.queries.try_recv() {
+            let ports = [&self.client, &self.backend, &self.cluster];
+            let response = report::answer(&query.request, &self.node, (now, &self.clock), ports);
+            // Nobody waits any more: then nobody misses the answer.
+            let _ = query.reply.try_send(response);
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Some(command) = self.node.poll_command() {
+            match command {
+                Command::Own(own) => {
+                    for interface in [&mut self.client, &mut self.backend] {
+                        let owner = if own { interface.node } else { NOBODY };
+                        interface.program.set_owner_all(owner);
+                        interface.program.set_holds_mac(own);
+                        if !own {
+                            interface.program.revoke_lease();
+                        }
+                    }
+                }
+                Command::Resolve(address) => {
+                    // A full queue takes none: the flow's SYN timer asks again.
+                    self.neighbors.request(address.into(), &self.backend.name);
+                }
+            }
+        }
+    }
+
+    /// Fills the rings; false when one of them had no room for everything.
+    fn transmit(&mut self, now: Instant) -> bool {
+        let mut sent_all = true;
+        let interfaces = [
+            (Side::Cluster, &mut self.cluster),
+            (Side::Client, &mut self.client),
+            (Side::Backend, &mut self.backend),
+        ];
+        for (side, interface) in interfaces {
+            let (node, mut empty) = (&mut self.node, false);
+            interface.port.transmit(&mut |buf| {
+                let length = node.poll_transmit(now, side, buf);
+                empty = length.is_none();
+                length
+            });
+            interface.port.flush();
+            sent_all &= empty;
+        }
+        sent_all
+    }
+
+    /// Only a turn that has come this far lets the XDP program give us more.
+    fn renew_lease(&mut self) {
+        if self.node.is_serving() {
+            self.client.program.renew_lease();
+            self.backend.program.renew_lease();
+        }
+    }
+
+    fn wait(&self, now: Instant, sent_all: bool) {
+        let until = self.node.poll_timeout().map_or(Duration::ZERO, |at| at - now);
+        let limit = if sent_all { until } else { until.min(RING_FULL_WAIT) };
+        if !limit.is_zero() {
+            port::wait(&[&self.cluster.port, &self.client.port, &self.backend.port], limit);
+        }
+    }
+
+    fn log_role(&mut self, now: Instant) {
+        let role = self.node.role();
+        if self.was != Some(role) {
+            self.was = Some(role);
+            let report = self.node.report(now);
+            tracing::info!(
+                ?role,
+                term = report.term,
+                view = report.view,
+                flows = report.flows,
+                takeover = ?report.takeover,
+                "the node's role changed"
+            );
+        }
+    }
+}
