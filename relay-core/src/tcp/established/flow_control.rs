@@ -46,7 +46,10 @@ impl SendWindow {
 /// 3.8.6.2.2), although the acknowledgements below it are withheld.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
-    /// First offset that the peer was not told to send.
+    /// First offset that the peer need not be told to send. What is advertised lies above it by
+    /// less than one unit of the scale, depending on where the acknowledgement lies.
+    target: u64,
+    /// The highest right edge that was advertised.
     right: u64,
     /// The shift of the window field.
     scale: u8,
@@ -54,24 +57,28 @@ pub(crate) struct ReceiveWindow {
 
 impl ReceiveWindow {
     pub fn new(right: u64, scale: u8) -> Self {
-        ReceiveWindow { right, scale }
+        ReceiveWindow { target: right, right, scale }
     }
 
-    /// First offset that the peer was not told to send.
+    /// The highest right edge that was advertised.
     pub fn right(&self) -> u64 {
         self.right
+    }
+
+    /// The right edge that can be promised when there is room up to `room`.
+    pub fn promise(&self, room: u64) -> u64 {
+        room.saturating_sub((1 << self.scale) - 1).max(self.target)
     }
 
     /// The window field of a segment that acknowledges `ack`, when there is room up to `room`. A
     /// gain of less than `step` is not offered (silly window avoidance).
     pub fn advertise(&mut self, ack: u64, room: u64, step: u64) -> u16 {
-        let right = if room >= self.right + step { room } else { self.right };
-        let size = right.saturating_sub(ack);
-        let mut field = size >> self.scale;
-        if ack + (field << self.scale) < self.right {
-            // Rounding down would move the right edge back.
-            field += 1;
+        let promise = self.promise(room);
+        if promise >= self.target + step {
+            self.target = promise;
         }
+        // Rounding down would move the edge back below the target.
+        let field = self.target.saturating_sub(ack).div_ceil(1 << self.scale);
         let field = u16::try_from(field).unwrap_or(u16::MAX);
         self.right = self.right.max(ack + (u64::from(field) << self.scale));
         field
@@ -90,6 +97,8 @@ mod tests {
             assert!(ack + (u64::from(field) << 5) >= 1000, "ack {ack}");
             assert!(window.right() < 1000 + 32);
         }
+        window.advertise(1000, 2000, 100);
+        assert!(window.right() <= 2000, "no more than there is room for");
     }
 
     #[test]

@@ -164,7 +164,8 @@ impl Receiver {
         debug_assert!(to <= self.received, "released what was not received");
         self.retained = self.retained.max(to.min(self.received));
         let offered = self.window.right().saturating_sub(self.wire_ack());
-        let gain = (self.retained + self.capacity).saturating_sub(self.window.right());
+        let promise = self.window.promise(self.retained + self.capacity);
+        let gain = promise.saturating_sub(self.window.right());
         let starved = offered < self.largest && gain >= self.window_step();
         if self.fin.is_none() && (starved || gain >= self.capacity / 4) {
             self.ack_now = true;

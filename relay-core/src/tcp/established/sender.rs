@@ -8,7 +8,8 @@ use crate::tcp::ring::Ring;
 use crate::time::{Duration, Instant};
 
 /// Retransmissions of one segment, or unanswered window probes, before the peer counts as gone
-/// (some 13 to 30 minutes, RFC 9293 section 3.8.3).
+/// (eight minutes or more; RFC 9293
+/// section 3.8.3 asks for at least 100 s).
 const ATTEMPTS_MAX: u32 = 15;
 /// Duplicate ACKs that mean a loss when the peer has no SACK (RFC 5681 section 3.2).
 const DUP_ACKS: u32 = 3;
