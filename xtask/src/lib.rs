@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binaries;
+pub mod content;
 pub mod demo;
 pub mod lab;
 pub mod shell;

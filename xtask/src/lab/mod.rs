@@ -34,6 +34,8 @@ use self::process::{Process, Signal};
 use crate::binaries;
 use crate::shell::{in_namespace, wait_for};
 
+/// The origin's name among the processes.
+const ORIGIN: &str = "origin";
 /// How long a relay may take until its control socket answers.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
@@ -182,10 +184,8 @@ impl Lab {
         let mut lab = Lab { options: options.clone(), bin_dir, processes: BTreeMap::new() };
         lab.save()?;
         lab.start_everything()?;
-        if options.relays > 0 {
-            eprintln!("lab: waiting until the relays serve");
-            serving::wait(&lab)?;
-        }
+        eprintln!("lab: waiting until everything serves");
+        serving::wait(&lab)?;
         eprintln!("lab: up");
         Ok(lab)
     }
@@ -202,8 +202,9 @@ impl Lab {
     /// Ends every process of the lab that exists, if any, and removes its traces.
     pub fn down() -> Result<()> {
         if let Ok(lab) = Lab::attach() {
-            for process in lab.processes.values() {
-                process.end(Signal::KILL)?;
+            for (name, process) in &lab.processes {
+                // nginx takes its workers along only when it is asked.
+                process.end(if name == ORIGIN { Signal::TERM } else { Signal::KILL })?;
             }
         }
         network::remove()?;
@@ -326,7 +327,7 @@ impl Lab {
         pki::create()?;
         eprintln!("lab: origin");
         let origin = origin::start()?;
-        self.record("origin", origin)?;
+        self.record(ORIGIN, origin)?;
         if self.options.relays > 0 {
             eprintln!("lab: {} relays", self.options.relays);
             relay::write_cluster_key()?;

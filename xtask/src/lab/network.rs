@@ -87,7 +87,7 @@ pub fn set_loss(percent: f64) -> Result<()> {
                 rules,
                 "table netdev relay_loss {{ chain ingress {{\n\
                  type filter hook ingress device \"{device}\" priority 0;\n\
-                 numgen random mod {SCALE} < {threshold} counter drop\n}} }}"
+                 numgen random mod {SCALE} < {threshold} counter drop;\n}}\n}}\n"
             )?;
         }
         feed(in_namespace(namespace, "nft").args(["-f", "-"]), &rules)

@@ -66,8 +66,6 @@ http {{
     default_type application/octet-stream;
     access_log off;
     sendfile on;
-    # Small steps, so that a paced download never pauses for long by itself.
-    sendfile_max_chunk 128k;
     keepalive_timeout 600s;
     send_timeout 600s;
     client_body_timeout 600s;
@@ -78,8 +76,9 @@ http {{
         listen {v4}:{BACKEND_PORT};
         listen [{v6}]:{BACKEND_PORT};
         root {root};
-        # Bytes per second of one download: /64m.bin?rate=2m
-        limit_rate $arg_rate;
+        # In bytes per second, as in /paced/64m.bin?rate=2m, and in steps so small that such a
+        # download never pauses for long by itself.
+        location /paced/ {{ alias {root}/; limit_rate $arg_rate; sendfile_max_chunk 16k; }}
         location /up/ {{ dav_methods PUT; }}
     }}
 }}

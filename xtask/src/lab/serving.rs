@@ -1,12 +1,13 @@
 //! When a lab is up: real requests are answered through the VIP, and a backup could take over.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::plan::{PORT, SERVER_NAME};
+use super::plan::{BACKEND_NS, BACKEND_PORT, ENDPOINT_HOST, Network, PORT, SERVER_NAME};
 use super::{Lab, origin, relay};
-use crate::shell::{output, wait_for};
+use crate::shell::{inside, output, wait_for};
 
 /// How long a new lab may take until it serves.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -16,12 +17,22 @@ const REQUEST_LIMIT_S: &str = "3";
 /// Waits until the lab serves; the error says what is missing and shows the relays' last words.
 pub fn wait(lab: &Lab) -> Result<()> {
     let served = wait_for("lab up", LIMIT, || {
+        origin()?;
         alive(lab)?;
+        if lab.options().relays == 0 {
+            return Ok(());
+        }
         roles(lab)?;
         answers(lab, false)?;
         answers(lab, true)
     });
     served.map_err(|error| error.context(last_words(lab)))
+}
+
+fn origin() -> Result<()> {
+    let address = (Network::Backend.v4(ENDPOINT_HOST), BACKEND_PORT);
+    let connect = || TcpStream::connect(address).map(drop).context("the origin does not listen");
+    inside(BACKEND_NS, connect)
 }
 
 /// A relay that ended will never serve: its exit is the better message.
