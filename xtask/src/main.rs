@@ -27,7 +27,7 @@ enum Command {
     /// All tests.
     Test(suite::Options),
     /// The rules of the house that no compiler knows.
-    Tidy,
+    Tidy(tidy::Options),
     /// The XDP program.
     #[command(subcommand)]
     Ebpf(ebpf::EbpfCommand),
@@ -74,7 +74,7 @@ fn main() -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => suite::run(&options),
-        Command::Tidy => tidy::run(),
+        Command::Tidy(options) => tidy::run(&options),
         Command::Ebpf(command) => ebpf::run(command),
     }
 }
