@@ -1,1 +1,98 @@
-fn main() {}
+//! `cargo xtask`: the command line of [`xtask`].
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::lab::{How, Lab, Options, network};
+use xtask::{demo, soak, suite, tidy};
+
+mod ebpf;
+
+/// Everything a developer runs.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A whole cluster in network namespaces.
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Transfers that outlive the relay that carries them, with a table at the end.
+    Demo(demo::Options),
+    /// Two large transfers, many kills.
+    Soak(soak::Options),
+    /// All tests.
+    Test(suite::Options),
+    /// The rules of the house that no compiler knows.
+    Tidy(tidy::Options),
+    /// The XDP program.
+    #[command(subcommand)]
+    Ebpf(ebpf::EbpfCommand),
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// Bring the lab up and print one line of JSON about it.
+    Up(Options),
+    /// Lose a relay.
+    Kill {
+        /// As in `relay-1`.
+        relay: String,
+        /// In which way.
+        #[arg(long, value_enum, default_value_t = How::Sigkill)]
+        how: How,
+    },
+    /// Undo whatever was done to a relay, and start it.
+    Start {
+        /// As in `relay-1`.
+        relay: String,
+    },
+    /// Let a relay go on that was stopped by `kill --how sigstop`.
+    Resume {
+        /// As in `relay-1`.
+        relay: String,
+    },
+    /// Lose packets at random on the clients' side.
+    Loss {
+        /// Out of a hundred packets.
+        #[arg(long, default_value_t = 1.0)]
+        percent: f64,
+        /// End it.
+        #[arg(long)]
+        off: bool,
+    },
+    /// End everything.
+    Down,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Lab(command) => lab(command),
+        Command::Demo(options) => demo::run(&options),
+        Command::Soak(options) => soak::run(&options),
+        Command::Test(options) => suite::run(&options),
+        Command::Tidy(options) => tidy::run(&options),
+        Command::Ebpf(command) => ebpf::run(command),
+    }
+}
+
+fn lab(command: LabCommand) -> Result<()> {
+    match command {
+        LabCommand::Up(options) => {
+            let lab = Lab::up(&options)?;
+            println!("{}", serde_json::to_string(&lab.description())?);
+            Ok(())
+        }
+        LabCommand::Kill { relay, how } => Lab::attach()?.kill(&relay, how),
+        LabCommand::Start { relay } => Lab::attach()?.start(&relay),
+        LabCommand::Resume { relay } => Lab::attach()?.resume(&relay),
+        LabCommand::Loss { percent, off } => {
+            Lab::attach()?;
+            network::set_loss(if off { 0.0 } else { percent })
+        }
+        LabCommand::Down => Lab::down(),
+    }
+}

@@ -1,0 +1,239 @@
+//! One transfer of the demo: curl, every byte hashed, every pause measured.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use super::stage::Stage;
+use crate::content;
+use crate::lab::origin;
+use crate::lab::plan::{PORT, SERVER_NAME};
+
+/// A transfer that takes longer has failed, in seconds.
+const TRANSFER_LIMIT_S: &str = "120";
+/// A transfer that stands still for longer has failed, in seconds.
+const STALL_LIMIT_S: &str = "25";
+/// Bytes that an upload writes at once.
+const UPLOAD_STEP: usize = 16 << 10;
+/// How often the growth of the uploads is looked at: much shorter than any pause that matters.
+const WATCH_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Digests of the origin's files, by name.
+pub type Digests = BTreeMap<&'static str, [u8; 32]>;
+
+/// What one connection does. Rates are in bytes per second, lengths in bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Job {
+    /// GET of a file that the origin paces.
+    Download { file: &'static str, rate: u32 },
+    /// PUT of made-up bytes at a pace.
+    Upload { index: usize, length: usize, rate: u32 },
+}
+
+/// How a transfer ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// curl's exit status; none when a signal ended it.
+    pub exit: Option<i32>,
+    /// curl's words when it failed.
+    pub said: String,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// Whether the other side's SHA-256 is the same.
+    pub exact: bool,
+    /// The longest pause after the loss of the owner; for uploads the watcher measures it.
+    pub pause: Option<Duration>,
+}
+
+impl Outcome {
+    /// The HTTP exchange came to its regular end.
+    pub fn survived(&self) -> bool {
+        self.exit == Some(0)
+    }
+
+    /// curl saw the connection break: 18 in a body, 35 in the handshake, 52 before an answer, 55
+    /// and 56 while sending and receiving (libcurl-errors(3)).
+    pub fn was_reset(&self) -> bool {
+        matches!(self.exit, Some(18 | 35 | 52 | 55 | 56))
+    }
+}
+
+impl Job {
+    /// Completes `curl`, which knows the server, with what this transfer needs.
+    pub fn command(&self, mut curl: Command) -> Command {
+        curl.args(["--max-time", TRANSFER_LIMIT_S]);
+        curl.args(["--speed-limit", "1", "--speed-time", STALL_LIMIT_S]);
+        curl.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let base = format!("https://{SERVER_NAME}:{PORT}");
+        match self {
+            Job::Download { file, rate } => {
+                curl.stdin(Stdio::null());
+                curl.arg("--no-buffer").arg(format!("{base}/paced/{file}?rate={rate}"));
+            }
+            Job::Upload { index, .. } => {
+                curl.stdin(Stdio::piped()).args(["--header", "Expect:", "--upload-file", "-"]);
+                curl.arg(format!("{base}/up/{index}.bin"));
+            }
+        }
+        curl
+    }
+
+    /// Runs the transfer to its end.
+    pub fn run(&self, mut curl: Command, stage: &Stage, origin: &Digests) -> Result<Outcome> {
+        let child = curl.spawn().context("cannot run curl")?;
+        match self {
+            Job::Download { file, .. } => download(child, stage, origin[file]),
+            Job::Upload { index, length, rate } => {
+                upload(child, stage, Body { index: *index, length: *length, rate: *rate })
+            }
+        }
+    }
+}
+
+/// SHA-256 of each of the origin's files.
+pub fn origin_digests(files: &[(&'static str, u64)]) -> Result<Digests> {
+    files.iter().map(|(name, _)| Ok((*name, file_digest(&origin::root().join(name))?))).collect()
+}
+
+/// Watches the bodies of all uploads grow at the origin until the end; returns each one's longest
+/// pause after the loss of the owner. (What a client writes says nothing: socket buffers take it.)
+pub fn watch_uploads(stage: &Stage) -> Vec<Duration> {
+    let mut bodies: BTreeMap<u64, (u64, Gaps)> = BTreeMap::new();
+    while !stage.is_over() {
+        for entry in fs::read_dir(origin::upload_area()).into_iter().flatten().flatten() {
+            // A body that is complete is renamed away between the two calls.
+            let Ok(metadata) = entry.metadata() else { continue };
+            let (length, gaps) =
+                bodies.entry(metadata.ino()).or_insert_with(|| (0, Gaps::new(Instant::now())));
+            if metadata.len() != *length {
+                *length = metadata.len();
+                gaps.progress(Instant::now(), stage.killed());
+            }
+        }
+        thread::sleep(WATCH_INTERVAL);
+    }
+    bodies.into_values().filter_map(|(_, gaps)| gaps.longest).collect()
+}
+
+fn download(mut child: Child, stage: &Stage, expected: [u8; 32]) -> Result<Outcome> {
+    let mut body = child.stdout.take().context("curl has a standard output")?;
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 64 << 10];
+    let mut gaps = Gaps::new(Instant::now());
+    loop {
+        let count = body.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        gaps.progress(Instant::now(), stage.killed());
+        if bytes == 0 {
+            stage.began();
+        }
+        stage.moved(count);
+        bytes += count as u64;
+        hash.update(&buffer[..count]);
+    }
+    let exact = <[u8; 32]>::from(hash.finalize()) == expected;
+    finish(child, Outcome { exit: None, said: String::new(), bytes, exact, pause: gaps.longest })
+}
+
+struct Body {
+    index: usize,
+    length: usize,
+    rate: u32,
+}
+
+fn upload(mut child: Child, stage: &Stage, body: Body) -> Result<Outcome> {
+    let mut input = child.stdin.take().context("curl has a standard input")?;
+    let (mut hash, mut sent) = (Sha256::new(), 0);
+    let mut buffer = vec![0; UPLOAD_STEP];
+    let start = Instant::now();
+    while sent < body.length {
+        content::fill(body.index as u64, sent as u64, &mut buffer);
+        // curl closes its input when the transfer fails; its exit status says why.
+        if input.write_all(&buffer).is_err() {
+            break;
+        }
+        hash.update(&buffer);
+        if sent == 0 {
+            stage.began();
+        }
+        sent += buffer.len();
+        stage.moved(buffer.len());
+        let due = start + Duration::from_secs_f64(sent as f64 / f64::from(body.rate));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    drop(input);
+    let outcome =
+        Outcome { exit: None, said: String::new(), bytes: sent as u64, exact: false, pause: None };
+    let outcome = finish(child, outcome)?;
+    let stored = origin::root().join("up").join(format!("{}.bin", body.index));
+    let exact = outcome.survived() && file_digest(&stored)? == <[u8; 32]>::from(hash.finalize());
+    Ok(Outcome { exact, ..outcome })
+}
+
+fn finish(child: Child, outcome: Outcome) -> Result<Outcome> {
+    let result = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&result.stderr).trim().to_owned();
+    let exit = result.status.code();
+    // What a broken connection did last says nothing about a pause.
+    let pause = outcome.pause.filter(|_| exit == Some(0));
+    Ok(Outcome { exit, said, pause, ..outcome })
+}
+
+fn file_digest(path: &Path) -> Result<[u8; 32]> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+/// The pauses of one connection.
+struct Gaps {
+    last: Instant,
+    longest: Option<Duration>,
+}
+
+impl Gaps {
+    fn new(now: Instant) -> Gaps {
+        Gaps { last: now, longest: None }
+    }
+
+    /// Something moved at `now`. A pause counts when it ends after the loss, so one that began
+    /// before it counts whole.
+    fn progress(&mut self, now: Instant, killed: Option<Instant>) {
+        if killed.is_some_and(|killed| now >= killed) {
+            self.longest = self.longest.max(Some(now - self.last));
+        }
+        self.last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pauses_that_end_after_the_loss_count() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut gaps = Gaps::new(at(0));
+        gaps.progress(at(500), None);
+        assert_eq!(gaps.longest, None);
+        gaps.progress(at(530), Some(at(510)));
+        gaps.progress(at(540), Some(at(510)));
+        assert_eq!(gaps.longest, Some(Duration::from_millis(30)));
+    }
+}

@@ -1,0 +1,181 @@
+//! One relay of the lab: its configuration, its process, what it says about itself.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::plan::{
+    BACKEND_PORT, BACKEND_RAW_PORT, BACKEND_VIRTUAL_MAC, CLIENT_VIRTUAL_MAC, CLUSTER_PORT,
+    ENDPOINT_HOST, Network, PORT, RAW_PORT, VIRTUAL_HOST, control_socket, namespace, relay_host,
+    relay_name, state_file, vip,
+};
+use super::process::Process;
+use super::{Mode, Options, pki};
+use crate::shell::{self, in_namespace};
+
+/// Milliseconds between two signs of life of a relay.
+const HEARTBEAT_MS: u32 = 5;
+/// Milliseconds of silence after which a relay counts as dead.
+const TIMEOUT_MS: u32 = 100;
+/// Seconds that a relay has for its answer; a stopped one never gives it.
+const STATUS_LIMIT_S: &str = "2";
+
+/// A relay's own view of itself, as `relay-ctl status --json` prints it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// `owner`, `backup`, or another role without connections.
+    pub role: String,
+    /// Whether it holds everything that it needs to take over.
+    #[serde(default)]
+    pub in_sync: bool,
+    /// Milliseconds that its last takeover took, if there was one.
+    #[serde(default)]
+    pub takeover_ms: Option<f64>,
+}
+
+impl Status {
+    /// Whether it serves the connections.
+    pub fn is_owner(&self) -> bool {
+        self.role == "owner"
+    }
+
+    /// Whether it could take over at this moment.
+    pub fn is_ready_backup(&self) -> bool {
+        self.role == "backup" && self.in_sync
+    }
+}
+
+/// Asks the relay `name`.
+pub fn status(bin_dir: &Path, name: &str) -> Result<Status> {
+    let mut command = std::process::Command::new("timeout");
+    command.arg(STATUS_LIMIT_S).arg(bin_dir.join("relay-ctl"));
+    command.arg("--control").arg(control_socket(name)).args(["status", "--json"]);
+    let text = shell::output(&mut command).with_context(|| format!("{name} does not answer"))?;
+    serde_json::from_str(&text).with_context(|| format!("status of {name}: {text}"))
+}
+
+/// Starts relay `id`.
+pub fn start(bin_dir: &Path, id: u8) -> Result<Process> {
+    let name = relay_name(id);
+    let mut command = in_namespace(&namespace(&name), bin_dir.join("relay-dataplane"));
+    command.arg("--config").arg(config_file(&name));
+    Process::spawn(&mut command, &log(&name))
+}
+
+/// Where the relay `name` writes what it has to say.
+pub fn log(name: &str) -> PathBuf {
+    state_file(&format!("{name}.log"))
+}
+
+/// Writes the key that all relays share.
+pub fn write_cluster_key() -> Result<()> {
+    let mut key = [0; 32];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut key)?;
+    let digits = key.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let path = key_file();
+    fs::write(&path, "")?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(fs::write(&path, digits + "\n")?)
+}
+
+/// Writes the configuration of relay `id`.
+pub fn write_config(id: u8, options: &Options) -> Result<()> {
+    if id == 0 || id > options.relays {
+        bail!("there is no relay {id} in a lab of {}", options.relays);
+    }
+    Ok(fs::write(config_file(&relay_name(id)), config(id, options)?)?)
+}
+
+fn config(id: u8, options: &Options) -> Result<String> {
+    let mode = match options.mode {
+        Mode::Poll => "poll",
+        Mode::Busy => "busy",
+    };
+    let mut text = format!(
+        "[node]
+id = {id}
+control = \"{control}\"
+
+[ports]
+client = \"{client}\"
+backend = \"{backend}\"
+cluster = \"{cluster}\"
+mode = \"{mode}\"
+
+[cluster]
+key_file = \"{key}\"
+address = \"{address}\"
+udp_port = {CLUSTER_PORT}
+heartbeat_ms = {HEARTBEAT_MS}
+timeout_ms = {TIMEOUT_MS}
+",
+        control = control_socket(&relay_name(id)).display(),
+        client = Network::Client.device(),
+        backend = Network::Backend.device(),
+        cluster = Network::Cluster.device(),
+        key = key_file().display(),
+        address = Network::Cluster.v4(relay_host(id)),
+    );
+    for peer in (1..=options.relays).filter(|peer| *peer != id) {
+        let address = Network::Cluster.v4(relay_host(peer));
+        write!(text, "\n[[cluster.peer]]\nid = {peer}\naddress = \"{address}\"\n")?;
+    }
+    write!(
+        text,
+        "\n[virtual_mac]\nclient = \"{CLIENT_VIRTUAL_MAC}\"\nbackend = \"{BACKEND_VIRTUAL_MAC}\"\n"
+    )?;
+    text += &listener(PORT, BACKEND_PORT)?;
+    text += &listener(RAW_PORT, BACKEND_RAW_PORT)?;
+    Ok(text)
+}
+
+fn listener(port: u16, backend_port: u16) -> Result<String> {
+    let mut text = format!(
+        "
+[[listener]]
+addresses = [\"{v4}\", \"{v6}\"]
+port = {port}
+snat = [\"{snat4}\", \"{snat6}\"]
+backends = [\"{backend}:{backend_port}\"]
+",
+        v4 = vip(false),
+        v6 = vip(true),
+        snat4 = Network::Backend.v4(VIRTUAL_HOST),
+        snat6 = Network::Backend.v6(VIRTUAL_HOST),
+        backend = Network::Backend.v4(ENDPOINT_HOST),
+    );
+    for (chain, key) in pki::server_certificates() {
+        let (chain, key) = (chain.display(), key.display());
+        write!(text, "\n[[listener.certificate]]\nchain = \"{chain}\"\nkey = \"{key}\"\n")?;
+    }
+    Ok(text)
+}
+
+fn config_file(name: &str) -> PathBuf {
+    state_file(&format!("{name}.toml"))
+}
+
+fn key_file() -> PathBuf {
+    state_file("cluster.key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_is_toml_and_names_every_peer() {
+        let options = Options { relays: 3, ..Options::default() };
+        let config: toml::Table = config(2, &options).unwrap().parse().unwrap();
+        let peers = config["cluster"]["peer"].as_array().unwrap();
+        let ids: Vec<i64> = peers.iter().map(|peer| peer["id"].as_integer().unwrap()).collect();
+        assert_eq!(ids, [1, 3]);
+        assert_eq!(config["cluster"]["address"].as_str(), Some("10.99.3.22"));
+        let listeners = config["listener"].as_array().unwrap();
+        assert_eq!(listeners[1]["backends"][0].as_str(), Some("10.99.2.10:9000"));
+        assert_eq!(listeners[0]["certificate"].as_array().unwrap().len(), 2);
+    }
+}
