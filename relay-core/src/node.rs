@@ -261,7 +261,7 @@ impl Node {
     fn status(&self, now: Instant) -> Status {
         Status {
             role: self.role,
-            term: self.promised,
+            term: if self.role == Role::Owner { self.view.term } else { self.promised },
             view: self.view.number,
             owner: crate::id::NodeId(self.view.owner),
             clock_ms: now.as_millis(),

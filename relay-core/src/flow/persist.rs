@@ -34,12 +34,11 @@ impl Flow {
     pub(super) fn base<'a>(&'a self, open: &'a Open) -> Base<'a> {
         let client = &self.client.connection;
         let (write, read) = (open.down.keys(), open.up.keys());
-        let begin = open.raw.len() as u64;
-        let raw = if open.down.delivered().client == begin && client.acked() <= begin {
-            &open.raw[client.acked() as usize..]
-        } else {
-            &[]
-        };
+        // The handshake output ends where the log begins, as long as nothing of that is delivered.
+        let delivered = open.down.delivered();
+        let begin = delivered.client.saturating_sub(open.raw.len() as u64);
+        let taken = (client.acked().saturating_sub(begin) as usize).min(open.raw.len());
+        let raw = if delivered.index == 0 { &open.raw[taken..] } else { &[] };
         Base {
             flow: self.id.0,
             client: wire_leg(&self.client),
@@ -57,7 +56,7 @@ impl Flow {
                 secret: read.secret.as_bytes(),
             },
             up: open.up.settled(),
-            down: open.down.delivered(),
+            down: delivered,
             raw,
             entries: open.down.log().entries().collect(),
             created_ms: self.created_ms,

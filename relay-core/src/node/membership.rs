@@ -58,6 +58,8 @@ impl Node {
                 let lead = status.clock_ms.saturating_sub(now.as_millis());
                 self.owner_lead = u32::try_from(lead).unwrap_or(u32::MAX);
             }
+            // An owner's term is its own: only another owner's ends it.
+            (_, Role::Owner) => {}
             _ => self.promised = self.promised.max(status.term),
         }
     }
