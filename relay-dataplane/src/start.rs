@@ -1,5 +1,6 @@
 //! From a configuration to a running worker.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,8 +59,9 @@ pub struct Relay {
 pub fn start(config: &Config) -> Result<Relay, StartError> {
     let clock = Clock::start();
     let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
-        let all = config.listeners.iter().flat_map(list);
-        all.map(|address| (*address, Kind::Service)).collect()
+        // Listeners may share addresses.
+        let all: BTreeSet<_> = config.listeners.iter().flat_map(list).collect();
+        all.into_iter().map(|address| (*address, Kind::Service)).collect()
     };
     // The cluster port first: a node that can be heard is not taken for dead while it starts.
     let own = vec![(config.cluster.address, Kind::Cluster(config.cluster.udp_port))];
