@@ -88,7 +88,7 @@ impl Connection {
             outbound: Numbering { initial: iss },
             inbound: Numbering { initial: irs },
             opening: None,
-            sender: Sender::new(&sender, 0),
+            sender: Sender::new(now, &sender, 0),
             receiver: Receiver::new(&receiver, 0),
             clock: now,
             timestamp_at: now,
@@ -104,7 +104,7 @@ impl Connection {
     /// Allocates the buffers, when the options are agreed on.
     pub(super) fn establish(&mut self, config: &Config, peer_window: u64) {
         let (sender, receiver) = fresh_halves(config, &self.options, peer_window);
-        self.sender = Sender::new(&sender, config.send_buffer);
+        self.sender = Sender::new(self.clock, &sender, config.send_buffer);
         self.receiver = Receiver::new(&receiver, config.receive_buffer);
     }
 

@@ -169,7 +169,7 @@ impl Connection {
         };
         let numbers = (state.iss, state.irs);
         let mut connection = Connection::new(config, state.tuple, options, numbers, now);
-        connection.sender = Sender::new(&sender, config.send_buffer);
+        connection.sender = Sender::new(now, &sender, config.send_buffer);
         connection.receiver = Receiver::new(&receiver, config.receive_buffer);
         connection.phase = if state.established { Phase::Open } else { Phase::HandshakeHeld };
         // Who closed first is not part of the state; when in doubt, TIME-WAIT follows.

@@ -214,3 +214,16 @@ impl Host {
         matches!(self.phase(), Some(Phase::Closed(_)))
     }
 }
+
+impl Host {
+    pub fn phase_is_over(&self) -> bool {
+        self.is_done()
+    }
+
+    /// Goes on with another connection; the application has read the first `read` bytes.
+    pub fn resume(&mut self, connection: Connection, read: u64) {
+        self.connection = Some(connection);
+        self.incoming.truncate(read as usize);
+        self.held.clear();
+    }
+}

@@ -1,1 +1,146 @@
-//! Tests.
+//! Another node goes on in the middle of a transfer.
+
+use super::{CALM, Host, Network, Weather, small_config};
+use crate::tcp::{Connection, Phase, StateError};
+use crate::time::Duration;
+
+const BYTES: usize = 600_000;
+
+/// How much the snapshot of the node that takes over is behind, and what it supposes.
+#[derive(Clone, Copy, Default)]
+struct Knowledge {
+    /// Acknowledged bytes that the new node has not heard of.
+    acks_missed: u64,
+    /// It does not know how far the old node had sent, and supposes the most.
+    sent_unknown: bool,
+}
+
+/// The host's node dies; another one, which has what the cluster keeps, goes on.
+fn take_over(host: &mut Host, now: crate::time::Instant, knowledge: Knowledge) {
+    let config = host.config;
+    let old = host.connection();
+    let mut state = old.save();
+    state.acked = state.acked.saturating_sub(knowledge.acks_missed);
+    if knowledge.sent_unknown && state.fin_at.is_none() {
+        state.sent_max += 1 << 20;
+    }
+    let mut kept = Vec::new();
+    for range in old.out_of_order() {
+        let mut bytes = Vec::new();
+        old.copy_out_of_order(range.clone(), &mut bytes);
+        assert_eq!(bytes.len() as u64, range.end - range.start);
+        kept.push((range.start, bytes));
+    }
+    let acked = state.wire_ack.min(state.peer_fin_at.unwrap_or(u64::MAX));
+    let end = acked.max(state.retained);
+    let mut bytes = vec![0; (end - state.retained) as usize];
+    assert_eq!(old.copy_received(state.retained, &mut bytes), bytes.len());
+    let mut new = Connection::restore(&config, &state, now).expect("a state");
+    new.insert_received(state.retained, &bytes);
+    for (start, bytes) in kept {
+        new.insert_received(start, &bytes);
+    }
+    new.wake();
+    host.resume(new, end);
+}
+
+fn takeovers(seed: u64, knowledge: Knowledge, weather: Weather) {
+    let v6 = seed % 2 == 1;
+    let mut listening = Host::listening(small_config(), v6, BYTES);
+    let mut connecting = Host::connecting(small_config(), v6, BYTES);
+    listening.hold = Duration::from_millis(seed % 4 * 3);
+    connecting.hold = Duration::from_millis(seed % 3);
+    let mut network = Network::new(listening, connecting, weather, seed);
+    for round in 1..6 {
+        let until = BYTES * round / 6;
+        network.run_until(|a, b| {
+            a.incoming.len() >= until && b.incoming.len() >= until || a.phase_is_over()
+        });
+        if network.a.phase_is_over() || network.b.phase_is_over() {
+            break;
+        }
+        // What the old node had sent arrives or does not.
+        if round % 2 == 0 {
+            network.lose_flying();
+        }
+        network.run_for(Duration::ZERO);
+        let now = network.now;
+        take_over(&mut network.a, now, knowledge);
+        if seed % 5 == 0 {
+            take_over(&mut network.b, now, knowledge);
+        }
+    }
+    network.run();
+    assert_eq!((network.a.incoming.len(), network.b.incoming.len()), (BYTES, BYTES));
+    assert!(network.a.phase() != Some(Phase::Open), "both streams have ended");
+}
+
+#[test]
+fn another_node_goes_on_with_full_knowledge() {
+    for seed in 0..20 {
+        takeovers(seed, Knowledge::default(), CALM);
+    }
+}
+
+#[test]
+fn another_node_goes_on_with_an_old_snapshot() {
+    for seed in 0..20 {
+        takeovers(seed, Knowledge { acks_missed: seed * 3_000, sent_unknown: false }, CALM);
+    }
+}
+
+#[test]
+fn another_node_goes_on_without_knowing_what_was_sent() {
+    for seed in 0..20 {
+        let knowledge = Knowledge { acks_missed: seed * 1_000, sent_unknown: true };
+        takeovers(seed, knowledge, CALM);
+    }
+}
+
+#[test]
+fn another_node_goes_on_over_a_bad_network() {
+    for seed in 0..20 {
+        let jitter = Duration::from_millis(seed % 3);
+        let weather = Weather { loss: 20, duplication: 20, jitter, ..CALM };
+        let knowledge = Knowledge { acks_missed: seed * 700, sent_unknown: seed % 2 == 0 };
+        takeovers(seed, knowledge, weather);
+    }
+}
+
+#[test]
+fn a_saved_state_restores_to_itself() {
+    let mut network = Network::new(
+        Host::listening(small_config(), false, BYTES),
+        Host::connecting(small_config(), false, BYTES),
+        CALM,
+        3,
+    );
+    network.run_until(|a, _| a.incoming.len() > BYTES / 2);
+    let state = network.a.connection().save();
+    let again = Connection::restore(&small_config(), &state, network.now).expect("a connection");
+    assert_eq!(again.save(), state);
+}
+
+#[test]
+fn contradictory_states_are_refused() {
+    let mut network = Network::new(
+        Host::listening(small_config(), false, 10),
+        Host::connecting(small_config(), false, 10),
+        CALM,
+        3,
+    );
+    network.run_until(|a, _| a.connection.is_some());
+    let good = network.a.connection().save();
+    let restore = |edit: &dyn Fn(&mut crate::tcp::State)| {
+        let mut state = good.clone();
+        edit(&mut state);
+        Connection::restore(&small_config(), &state, super::START).map(|_| ()).err()
+    };
+    assert_eq!(restore(&|_| ()), None);
+    assert_eq!(restore(&|s| s.send_wscale = Some(15)), Some(StateError::WindowScale));
+    assert_eq!(restore(&|s| s.acked = s.sent_max + 1), Some(StateError::Offsets));
+    assert_eq!(restore(&|s| s.right_edge = u64::MAX), Some(StateError::Offsets));
+    assert_eq!(restore(&|s| s.tuple = super::tuple(0, true)), None);
+    let mixed = restore(&|s| s.tuple.local = super::tuple(0, true).local);
+    assert_eq!(mixed, Some(StateError::Family));
+}
