@@ -38,7 +38,7 @@ pub struct Connection {
     /// A pure ACK must leave before any data: see [`wake`](Self::wake).
     pub(super) wake_due: bool,
     /// Offset of the last waking ACK's sequence number.
-    pub(super) woken_at: u64,
+    pub(super) woken_at: Option<u64>,
     /// Our FIN left before we acknowledged the peer's: TIME-WAIT follows.
     pub(super) active_close: bool,
 }
@@ -96,7 +96,7 @@ impl Connection {
             time_wait_until: now,
             reset_due: false,
             wake_due: false,
-            woken_at: 0,
+            woken_at: None,
             active_close: false,
         }
     }

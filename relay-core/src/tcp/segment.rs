@@ -189,7 +189,7 @@ impl Connection {
         let highest = self.sender.known().min(self.sender.window.right());
         let offset = highest.max(self.sender.next());
         if core::mem::take(&mut self.wake_due) {
-            self.woken_at = offset;
+            self.woken_at = Some(offset);
         }
         let mut segment = self.acknowledging(now, self.outbound.sequence(offset));
         let blocks = self.receiver.on_blocks_sent();

@@ -238,7 +238,10 @@ impl Sender {
         let before = self.board.in_flight();
         let advanced = ack.offset > self.una;
         let delivered = self.deliver(now, ack);
-        self.attempts = 0;
+        if advanced || self.window.right() <= self.una {
+            // It makes progress, or it says that it cannot.
+            self.attempts = 0;
+        }
         if advanced {
             self.una = ack.offset;
             self.next = self.next.max(self.una);

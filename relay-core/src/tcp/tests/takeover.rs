@@ -1,5 +1,6 @@
 //! Another node goes on in the middle of a transfer.
 
+use super::rules::{drain, expect_ack, open, segment, seq_of};
 use super::{CALM, Host, Network, Weather, small_config};
 use crate::tcp::{Connection, Phase, StateError};
 use crate::time::Duration;
@@ -66,7 +67,7 @@ fn takeovers(seed: u64, knowledge: Knowledge, weather: Weather) {
         network.run_for(Duration::ZERO);
         let now = network.now;
         take_over(&mut network.a, now, knowledge);
-        if seed % 5 == 0 {
+        if seed.is_multiple_of(5) {
             take_over(&mut network.b, now, knowledge);
         }
     }
@@ -129,7 +130,8 @@ fn contradictory_states_are_refused() {
         CALM,
         3,
     );
-    network.run_until(|a, _| a.connection.is_some());
+    network.run_until(|a, _| a.incoming.len() == 10);
+    network.run_for(Duration::ZERO);
     let good = network.a.connection().save();
     let restore = |edit: &dyn Fn(&mut crate::tcp::State)| {
         let mut state = good.clone();
@@ -138,9 +140,82 @@ fn contradictory_states_are_refused() {
     };
     assert_eq!(restore(&|_| ()), None);
     assert_eq!(restore(&|s| s.send_wscale = Some(15)), Some(StateError::WindowScale));
-    assert_eq!(restore(&|s| s.acked = s.sent_max + 1), Some(StateError::Offsets));
+    assert_eq!(restore(&|s| s.fin_at = Some(u64::MAX)), Some(StateError::Offsets));
+    assert_eq!(restore(&|s| s.peer_fin_at = Some(s.retained - 1)), Some(StateError::Offsets));
     assert_eq!(restore(&|s| s.right_edge = u64::MAX), Some(StateError::Offsets));
     assert_eq!(restore(&|s| s.tuple = super::tuple(0, true)), None);
     let mixed = restore(&|s| s.tuple.local = super::tuple(0, true).local);
     assert_eq!(mixed, Some(StateError::Family));
+}
+
+/// A connection of which the old node had sent 500 bytes and heard that 100 of them arrived.
+fn restored() -> Connection {
+    let mut state = open().save();
+    (state.acked, state.sent_max, state.peer_window) = (100, 500, 60_000);
+    let mut connection =
+        Connection::restore(&small_config(), &state, super::START).expect("a connection");
+    connection.set_send_limit(u64::MAX);
+    connection
+}
+
+#[test]
+fn the_waking_ack_is_not_old_to_the_peer() {
+    let mut connection = restored();
+    connection.wake();
+    connection.write(&[7; 400]);
+    let sent = drain(&mut connection, super::START);
+    assert_eq!(sent.iter().map(seq_of).collect::<Vec<_>>(), [500, 100]);
+    assert!(sent[0].get().payload.is_empty() && sent[1].get().payload.len() == 400);
+}
+
+#[test]
+fn the_peer_is_woken_again_when_it_knew_of_more() {
+    let mut state = open().save();
+    (state.acked, state.sent_max, state.peer_window) = (100, 500, 200);
+    let mut connection =
+        Connection::restore(&small_config(), &state, super::START).expect("a connection");
+    connection.wake();
+    let first = expect_ack(&mut connection, super::START, 0);
+    assert_eq!(seq_of(&first), 300, "no further than the window that is known");
+    connection.handle_segment(super::START, &segment(0, 450, b"")).expect("an ACK");
+    let second = expect_ack(&mut connection, super::START, 0);
+    assert_eq!(seq_of(&second), 500);
+}
+
+#[test]
+fn what_the_peer_has_already_is_written_but_not_sent() {
+    let mut connection = restored();
+    connection.handle_segment(super::START, &segment(0, 400, b"")).expect("an ACK");
+    assert_eq!((connection.acked(), connection.written()), (400, 100));
+    connection.skip(1_000);
+    assert_eq!(connection.written(), 400, "not beyond what is acknowledged");
+    let mut connection = restored();
+    connection.handle_segment(super::START, &segment(0, 400, b"")).expect("an ACK");
+    assert_eq!(connection.write(&[7; 350]), 350);
+    let sent = drain(&mut connection, super::START);
+    assert_eq!((seq_of(&sent[0]), sent[0].get().payload.len()), (400, 50));
+}
+
+#[test]
+fn an_acknowledgement_of_more_than_is_known_leaves_the_data() {
+    let mut connection = restored();
+    connection.handle_segment(super::START, &segment(0, 501, b"data")).expect("data");
+    assert_eq!((connection.acked(), connection.received()), (100, 4));
+}
+
+#[test]
+fn the_new_sender_does_not_wait_for_a_timeout() {
+    let mut network = Network::new(
+        Host::listening(small_config(), false, BYTES),
+        Host::connecting(small_config(), false, 0),
+        CALM,
+        2,
+    );
+    network.run_until(|_, b| b.incoming.len() > BYTES / 2);
+    network.lose_flying();
+    let (now, before) = (network.now, network.b.incoming.len());
+    take_over(&mut network.a, now, Knowledge::default());
+    network.run_for(Duration::from_millis(30));
+    assert!(network.b.incoming.len() > before, "three round trips without a new byte");
+    network.run();
 }
