@@ -183,6 +183,54 @@ fn the_peer_is_woken_again_when_it_knew_of_more() {
 }
 
 #[test]
+fn acknowledgements_do_not_ride_on_data_that_is_old_to_the_peer() {
+    let mut connection = restored();
+    connection.set_ack_limit(u64::MAX);
+    connection.write(&[7; 400]);
+    connection.handle_segment(super::START, &segment(0, 100, &[1; 1460])).expect("data");
+    connection.handle_segment(super::START, &segment(1460, 100, &[1; 1460])).expect("data");
+    let sent = drain(&mut connection, super::START);
+    assert_eq!(sent.iter().map(seq_of).collect::<Vec<_>>(), [500, 100]);
+}
+
+#[test]
+fn what_a_predecessor_may_have_sent_is_forgotten_when_the_peer_is_in_step() {
+    let mut state = open().save();
+    (state.acked, state.sent_max, state.peer_window) = (100, 1 << 20, 60_000);
+    let mut connection =
+        Connection::restore(&small_config(), &state, super::START).expect("a connection");
+    connection.set_send_limit(u64::MAX);
+    connection.write(&[7; 400]);
+    drain(&mut connection, super::START);
+    connection.handle_segment(super::START, &segment(0, 500, b"")).expect("an ACK");
+    connection.wake();
+    let early = expect_ack(&mut connection, super::START, 0);
+    assert_eq!(seq_of(&early), 60_500, "it may have had more, up to its window");
+    connection.write(&[7; 400]);
+    let later = super::START + Duration::from_secs(1);
+    drain(&mut connection, later);
+    connection.handle_segment(later, &segment(0, 900, b"")).expect("an ACK");
+    connection.wake();
+    assert_eq!(seq_of(&expect_ack(&mut connection, later, 0)), 900);
+}
+
+#[test]
+fn rfc_9293_time_wait_goes_on_at_another_node() {
+    let mut network = Network::new(
+        Host::listening(small_config(), false, 10),
+        Host::connecting(small_config(), false, 10),
+        CALM,
+        3,
+    );
+    network.b.close = super::host::Close::AfterPeer;
+    network.run();
+    let old = network.a.connection();
+    assert_eq!(old.phase(), Phase::TimeWait);
+    let new = Connection::restore(&small_config(), &old.save(), super::START);
+    assert_eq!(new.map(|new| new.phase()), Ok(Phase::TimeWait));
+}
+
+#[test]
 fn what_the_peer_has_already_is_written_but_not_sent() {
     let mut connection = restored();
     connection.handle_segment(super::START, &segment(0, 400, b"")).expect("an ACK");
