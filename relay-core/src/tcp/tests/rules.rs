@@ -326,6 +326,19 @@ fn rfc_7323_paws_drops_what_is_older_than_the_last_segment() {
 }
 
 #[test]
+fn rfc_7323_the_echo_is_of_the_oldest_segment_that_is_not_acknowledged() {
+    let mut connection = open_with(&accepted(true));
+    for (seq, stamp) in [(0, TS + 10), (3, TS + 20)] {
+        let timestamp = Some(TcpTimestampRepr::new(stamp, 0));
+        let data = TcpRepr { timestamp, ..segment(seq, 0, b"new") };
+        connection.handle_segment(START, &data).expect("data");
+    }
+    connection.set_ack_limit(6);
+    let ack = expect_ack(&mut connection, START + Duration::from_millis(2), 6);
+    assert_eq!(ack.get().timestamp.map(|stamp| stamp.tsecr), Some(TS + 10));
+}
+
+#[test]
 fn rfc_7323_an_old_timestamp_counts_after_24_days_of_silence() {
     let mut connection = open_with(&accepted(true));
     let later = START + Duration::from_secs(25 * 24 * 3600);

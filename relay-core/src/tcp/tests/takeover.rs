@@ -194,6 +194,18 @@ fn acknowledgements_do_not_ride_on_data_that_is_old_to_the_peer() {
 }
 
 #[test]
+fn rfc_6298_acknowledgements_of_a_predecessors_bytes_are_no_samples() {
+    let mut connection = restored();
+    connection.write(&[7; 400]);
+    drain(&mut connection, super::START);
+    let now = super::START + Duration::from_millis(1);
+    connection.handle_segment(now, &segment(0, 500, b"")).expect("an ACK");
+    connection.write(&[7; 100]);
+    drain(&mut connection, now);
+    assert_eq!(connection.poll_timeout(), Some(now + Duration::from_secs(1)));
+}
+
+#[test]
 fn what_a_predecessor_may_have_sent_is_forgotten_when_the_peer_is_in_step() {
     let mut state = open().save();
     (state.acked, state.sent_max, state.peer_window) = (100, 1 << 20, 60_000);
