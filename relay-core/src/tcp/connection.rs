@@ -38,7 +38,7 @@ pub struct Connection {
     /// A pure ACK must leave before any data: see [`wake`](Self::wake).
     pub(super) wake_due: bool,
     /// Offset of the last waking ACK's sequence number.
-    pub(super) woken_at: u64,
+    pub(super) woken_at: Option<u64>,
     /// Our FIN left before we acknowledged the peer's: TIME-WAIT follows.
     pub(super) active_close: bool,
 }
@@ -88,7 +88,7 @@ impl Connection {
             outbound: Numbering { initial: iss },
             inbound: Numbering { initial: irs },
             opening: None,
-            sender: Sender::new(&sender, 0),
+            sender: Sender::new(now, &sender, 0),
             receiver: Receiver::new(&receiver, 0),
             clock: now,
             timestamp_at: now,
@@ -96,7 +96,7 @@ impl Connection {
             time_wait_until: now,
             reset_due: false,
             wake_due: false,
-            woken_at: 0,
+            woken_at: None,
             active_close: false,
         }
     }
@@ -104,7 +104,7 @@ impl Connection {
     /// Allocates the buffers, when the options are agreed on.
     pub(super) fn establish(&mut self, config: &Config, peer_window: u64) {
         let (sender, receiver) = fresh_halves(config, &self.options, peer_window);
-        self.sender = Sender::new(&sender, config.send_buffer);
+        self.sender = Sender::new(self.clock, &sender, config.send_buffer);
         self.receiver = Receiver::new(&receiver, config.receive_buffer);
     }
 

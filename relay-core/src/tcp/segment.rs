@@ -147,8 +147,10 @@ impl Connection {
     }
 
     fn open_action(&self, now: Instant) -> Option<Action> {
-        // SACK blocks do not fit beside a full payload, so they travel alone.
-        if self.wake_due || self.receiver.sack_due() {
+        // SACK blocks do not fit beside a full payload, so they travel alone. So does every ACK
+        // while data repeats what another node has sent: the peer ignores the headers of such data.
+        let is_old = self.sender.known() > self.sender.next() && self.receiver.ack_due(now);
+        if self.wake_due || is_old || self.receiver.sack_due() {
             return Some(Action::Ack);
         }
         if let Some(piece) = self.sender.next_piece() {
@@ -187,7 +189,7 @@ impl Connection {
         let highest = self.sender.known().min(self.sender.window.right());
         let offset = highest.max(self.sender.next());
         if core::mem::take(&mut self.wake_due) {
-            self.woken_at = offset;
+            self.woken_at = Some(offset);
         }
         let mut segment = self.acknowledging(now, self.outbound.sequence(offset));
         let blocks = self.receiver.on_blocks_sent();

@@ -57,7 +57,8 @@ pub struct State {
     pub timestamps: Option<Timestamps>,
     /// What the peer has acknowledged: SND.UNA; counts our FIN. It may be stale.
     pub acked: u64,
-    /// The highest offset below which anything may have been sent; counts our FIN.
+    /// The offset below which anything may have been sent; counts our FIN. It may be too high: an
+    /// acknowledgement up to here is believed.
     pub sent_max: u64,
     /// Where our stream ends, when that is decided.
     pub fin_at: Option<u64>,
@@ -101,13 +102,11 @@ impl State {
             return Err(StateError::WindowScale);
         }
         let highest = self.sent_max.max(self.wire_ack).max(self.right_edge).max(self.retained);
-        let ours = self.fin_at.is_none_or(|fin| self.acked <= fin + 1 && self.sent_max <= fin + 1);
+        let ours = self.fin_at.is_none_or(|fin| fin < Self::OFFSET_MAX && self.acked <= fin + 1);
         let theirs = self
             .peer_fin_at
             .is_none_or(|fin| self.wire_ack <= fin.saturating_add(1) && self.retained <= fin);
-        let fits = highest < Self::OFFSET_MAX
-            && self.fin_at.unwrap_or(0) < Self::OFFSET_MAX
-            && self.acked <= self.sent_max;
+        let fits = highest.max(self.acked) < Self::OFFSET_MAX;
         if ours && theirs && fits { Ok(()) } else { Err(StateError::Offsets) }
     }
 }
@@ -169,12 +168,12 @@ impl Connection {
         };
         let numbers = (state.iss, state.irs);
         let mut connection = Connection::new(config, state.tuple, options, numbers, now);
-        connection.sender = Sender::new(&sender, config.send_buffer);
+        connection.sender = Sender::new(now, &sender, config.send_buffer);
         connection.receiver = Receiver::new(&receiver, config.receive_buffer);
         connection.phase = if state.established { Phase::Open } else { Phase::HandshakeHeld };
         // Who closed first is not part of the state; when in doubt, TIME-WAIT follows.
-        let theirs_acked = state.peer_fin_at.is_some_and(|fin| state.wire_ack > fin);
-        connection.active_close = state.fin_at.is_some() && !theirs_acked;
+        connection.active_close = state.fin_at.is_some();
+        connection.settle(now);
         Ok(connection)
     }
 }

@@ -192,7 +192,8 @@ impl Connection {
         self.sender.window.update(start, ack, una, window);
         self.sender.on_ack(now, &Acknowledgement { offset: ack, sacks, bare });
         // Our waking ACK was old to this peer, so it was ignored.
-        self.wake_due |= catching_up && ack > una && ack > self.woken_at;
+        let was_old = self.woken_at.is_some_and(|at| ack > at);
+        self.wake_due |= catching_up && ack > una && was_old;
     }
 
     /// A SACK block as offsets, cut to what was sent. Blocks at or below the acknowledgement tell

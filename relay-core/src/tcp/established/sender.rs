@@ -15,6 +15,8 @@ const ATTEMPTS_MAX: u32 = 15;
 const DUP_ACKS: u32 = 3;
 /// How long a peer may delay the ACK of a lone segment (RFC 8985 section 7.2).
 const PEER_ACK_DELAY: Duration = Duration::from_millis(200);
+/// How long segments of the node before us, and the answers to them, may still be under way.
+const PREDECESSOR: Duration = Duration::from_secs(1);
 /// Lower bound of the probe timeout: below it timers are noise.
 const PROBE_MIN: Duration = Duration::from_millis(10);
 
@@ -78,6 +80,8 @@ pub(crate) struct Sender {
     known: u64,
     /// What lies below was possibly sent by another node.
     restored_below: u64,
+    /// From then on the peer's acknowledgements answer this node only.
+    settled_at: Instant,
     pub window: SendWindow,
     board: Scoreboard,
     congestion: Cubic,
@@ -101,7 +105,7 @@ pub(crate) struct Sender {
 
 impl Sender {
     /// `capacity` is the size of the send buffer in bytes.
-    pub fn new(start: &Start, capacity: usize) -> Self {
+    pub fn new(now: Instant, start: &Start, capacity: usize) -> Self {
         let written = start.fin.map_or(start.acked, |fin| fin.min(start.acked));
         let mss = u64::from(start.mss);
         Sender {
@@ -115,6 +119,7 @@ impl Sender {
             limit: 0,
             known: start.known.max(start.acked),
             restored_below: start.known,
+            settled_at: now + PREDECESSOR,
             window: SendWindow::new(start.acked, start.window),
             board: Scoreboard::default(),
             congestion: Cubic::new(mss),
@@ -147,7 +152,8 @@ impl Sender {
 
     /// The highest offset that any node may have sent; counts the FIN.
     pub fn known(&self) -> u64 {
-        self.known.max(self.next)
+        let end = self.fin.map_or(u64::MAX, |fin| fin + 1);
+        self.known.min(end).max(self.next)
     }
 
     /// Another node may have sent bytes that this one has not sent yet.
@@ -232,10 +238,14 @@ impl Sender {
         let before = self.board.in_flight();
         let advanced = ack.offset > self.una;
         let delivered = self.deliver(now, ack);
-        self.attempts = 0;
+        if advanced || self.window.right() <= self.una {
+            // It makes progress, or it says that it cannot.
+            self.attempts = 0;
+        }
         if advanced {
             self.una = ack.offset;
             self.next = self.next.max(self.una);
+            self.forget_predecessor(now);
             self.backoff = 0;
             self.probe_used = false;
             self.duplicates = 0;
@@ -253,6 +263,15 @@ impl Sender {
         self.find_losses(now, advanced);
         if advanced || delivered.bytes > 0 {
             self.arm(now);
+        }
+    }
+
+    /// Once the peer has acknowledged exactly what this node has sent, what another may have sent
+    /// beyond did not arrive.
+    fn forget_predecessor(&mut self, now: Instant) {
+        if self.una == self.next && now >= self.settled_at {
+            self.known = self.next;
+            self.restored_below = self.restored_below.min(self.una);
         }
     }
 

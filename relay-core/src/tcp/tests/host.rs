@@ -23,7 +23,7 @@ pub(in crate::tcp) struct Host {
     /// How long acknowledgements are withheld.
     pub hold: Duration,
     held: VecDeque<(Instant, u64)>,
-    /// The application does not read.
+    /// The application does not read; what arrives is acknowledged, but not released.
     pub paused: bool,
     /// Segments may be SACKed.
     pub sack: bool,
@@ -128,7 +128,9 @@ impl Host {
         if self.sack {
             connection.set_sackable(core::slice::from_ref(&(0..u64::MAX)));
         }
-        if !self.paused {
+        if self.paused {
+            connection.set_ack_limit(connection.received());
+        } else {
             self.read(now);
         }
     }
@@ -212,5 +214,18 @@ pub(in crate::tcp) fn emit(link: &Link, tuple: &Tuple, segment: &crate::frame::T
 impl Host {
     pub fn is_closed(&self) -> bool {
         matches!(self.phase(), Some(Phase::Closed(_)))
+    }
+}
+
+impl Host {
+    pub fn phase_is_over(&self) -> bool {
+        self.is_done()
+    }
+
+    /// Goes on with another connection; the application has read the first `read` bytes.
+    pub fn resume(&mut self, connection: Connection, read: u64) {
+        self.connection = Some(connection);
+        self.incoming.truncate(read as usize);
+        self.held.clear();
     }
 }
