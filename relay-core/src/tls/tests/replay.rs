@@ -194,6 +194,9 @@ fn input_and_journal_belong_together() {
             let replayed = Handshake::replay(&config, &input[..len], &journal);
             assert!(matches!(replayed, Err(HandshakeError::Diverged)), "{len} bytes");
         }
+        let longer = [&input[..], &[23]].concat();
+        let replayed = Handshake::replay(&config, &longer, &journal);
+        assert!(matches!(replayed, Err(HandshakeError::Diverged)));
         let (other, ..) = recorded(version);
         assert!(Handshake::replay(&config, &other, &journal).is_err());
         // Another certificate makes another output.
