@@ -284,7 +284,9 @@ fn garbage_gets_one_verdict_and_never_reaches_the_kernel_as_a_service_packet() {
         }
         frame.truncate(random.below(frame.len() - 14) + 15);
         let (_, verdict) = bench.run(&frame);
-        let is_service = frame.len() >= 34 && frame[12..14] == [8, 0] && frame[30..34] == VIP.octets()
+        let is_service = frame.len() >= 34
+            && frame[12..14] == [8, 0]
+            && frame[30..34] == VIP.octets()
             || frame.len() >= 54 && frame[12..14] == [0x86, 0xdd] && frame[38..54] == VIP6.octets();
         assert!(!is_service || verdict != PASS, "passed to the kernel: {frame:02x?}");
         assert!([DROP, PASS, REDIRECT].contains(&verdict), "{verdict} for {frame:02x?}");

@@ -211,9 +211,9 @@ impl ToolChain {
     /// Compiles the program; returns the path of the object with its debug information.
     fn compile(&self, root: &Path) -> Result<PathBuf> {
         let target = self.folder.join("target");
-        let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-            env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))
-        });
+        let home = env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
         // BTF names source files: without the prefixes, the object is the same from every folder.
         let mut flags = vec!["-Clink-arg=--btf".to_owned(), "-Clinker=bpf-linker".to_owned()];
         flags.push(format!("--remap-path-prefix={}=relay", root.display()));
@@ -251,7 +251,9 @@ fn candidate(package: &str) -> Result<String> {
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
     match version {
         Some(version) if version != "(none)" => Ok(version.to_owned()),
-        _ => bail!("apt knows no {package}: needs Debian 12 with its security archive, and `apt-get update`"),
+        _ => bail!(
+            "apt knows no {package}: needs Debian 12 with its security archive, and `apt-get update`"
+        ),
     }
 }
 

@@ -28,9 +28,10 @@ const MAX_JOINED: usize = 1 << 16;
 /// Bytes of frames that may wait in the driver, see socket(7) `SO_SNDBUF`.
 const SEND_BUFFER: i32 = 16 << 20;
 
-/// Frames that one wake-up may send (`XDP_MAX_TX_SKB_BUDGET`, Linux 6.18); without it 32.
+/// Frames that one wake-up may send at most, where the kernel lets us say so; else it sends 32.
+/// It takes no number beyond the size of the ring.
 const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
-const SEND_BUDGET: i32 = 1024;
+const SEND_BUDGET: u32 = 1024;
 
 /// Microseconds that one system call may poll the driver, and frames that it may take from it
 /// (socket(7), `SO_BUSY_POLL` and the like).
@@ -87,7 +88,8 @@ impl Queue {
         let (transmit, receive, fill, completion) = bind(frames, interface, queue, config)?;
         let socket = receive.fd().as_raw_fd();
         // Neither is needed to work, only to work fast; older kernels know no budget.
-        let _ = set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, SEND_BUDGET);
+        let budget = SEND_BUDGET.min(ring) as i32;
+        let _ = set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget);
         let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER);
         Ok(Queue {
             receive,

@@ -23,6 +23,7 @@ use relay_abi::{
     },
 };
 use std::{
+    fs,
     net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     time::Duration,
@@ -76,6 +77,7 @@ impl Program {
         if settings.self_node == NOBODY {
             return Err(Error::NodeId(NOBODY));
         }
+        check_clock()?;
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::loading)?;
         // First of all: the instructions name the maps by descriptors, and a map that is taken
         // out and dropped closes its own.
@@ -215,6 +217,18 @@ fn key(address: IpAddr) -> AddressKey {
         IpAddr::V4(address) => v4_key(address.octets()),
         IpAddr::V6(address) => address.octets(),
     }
+}
+
+/// In a time namespace this process's clock differs from the one that the program compares the
+/// lease with: a worker that is ahead of it would never be fenced.
+fn check_clock() -> Result<(), Error> {
+    // Without the file, the kernel has no time namespaces.
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    let shifted = offsets
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("monotonic"))
+        .any(|offset| offset.split_whitespace().any(|number| number != "0"));
+    if shifted { Err(Error::TimeNamespace) } else { Ok(()) }
 }
 
 /// The clock that `bpf_ktime_get_ns` reads.
