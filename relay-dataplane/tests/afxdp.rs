@@ -50,7 +50,11 @@ fn datagrams_are_echoed_at_mtu_9000_on_two_queues() {
 #[test]
 fn datagrams_are_echoed_where_the_driver_takes_no_program() {
     // A veth with fewer receive queues than its peer has transmit queues.
-    echo(&Link::with_queues(1500, 2, 1), PortOptions::default());
+    let link = Link::with_queues(1500, 2, 1);
+    echo(&link, PortOptions::default());
+    let _node = Node::open(&link.node, NODE, SMALL_RINGS);
+    let shown = ip(&["-n", &link.node, "link", "show", "veth"]);
+    assert!(shown.contains("xdpgeneric"), "{shown}");
 }
 
 #[test]

@@ -141,19 +141,25 @@ impl Queue {
         limit: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> usize {
-        let limit = limit.min(BATCH);
-        // SAFETY: all rings of this queue belong to `frames`.
-        let count = unsafe { self.receive.consume(&mut self.batch[..limit]) };
         let mut received = 0;
-        for index in 0..count {
-            let chunk = self.batch[index];
-            // SAFETY: the chunk was just consumed, and is lent again only below.
-            let bytes = unsafe { frames.received(&chunk) };
-            received += usize::from(self.join(bytes, chunk.has_more_frames(), each));
+        while received < limit {
+            // A chunk completes one frame at most, so the limit holds for chunks of long frames.
+            let wanted = BATCH.min(limit - received);
+            // SAFETY: all rings of this queue belong to `frames`.
+            let count = unsafe { self.receive.consume(&mut self.batch[..wanted]) };
+            for index in 0..count {
+                let chunk = self.batch[index];
+                // SAFETY: the chunk was just consumed, and is lent again only below.
+                let bytes = unsafe { frames.received(&chunk) };
+                received += usize::from(self.join(bytes, chunk.has_more_frames(), each));
+            }
+            frames.take_back(&self.batch[..count]);
+            self.filled -= count as u32;
+            self.refill(frames);
+            if count < wanted {
+                break;
+            }
         }
-        frames.take_back(&self.batch[..count]);
-        self.filled -= count as u32;
-        self.refill(frames);
         received
     }
 

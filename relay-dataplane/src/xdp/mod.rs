@@ -238,3 +238,25 @@ fn monotonic_nanos() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_in_force_are_never_written_to() {
+        let settings =
+            Settings { self_node: 0, lease: Duration::from_secs(1), addresses: Vec::new() };
+        let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
+        for node in 1..5 {
+            program.set_owner_all(node);
+            let half = program.control.load(control::OWNER_HALF);
+            for bucket in 0..BUCKETS {
+                let owner = |half| program.owners.load(owner_slot(half, bucket));
+                assert_eq!(owner(half), u64::from(node));
+                let before = if node == 1 { NOBODY } else { node - 1 };
+                assert_eq!(owner(half ^ 1), u64::from(before));
+            }
+        }
+    }
+}
