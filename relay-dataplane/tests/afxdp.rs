@@ -212,8 +212,10 @@ struct Node {
 impl Node {
     fn open(namespace: &str, address: Ipv4Addr, options: PortOptions) -> Node {
         within(namespace, || {
-            let mut program = Program::load("veth", &settings(address)).expect("load (root?)");
-            let port = XskPort::open("veth", &mut program, options).expect("open the port");
+            let mut program =
+                Program::load("veth", &settings(address)).unwrap_or_else(|error| panic!("{error}"));
+            let port = XskPort::open("veth", &mut program, options)
+                .unwrap_or_else(|error| panic!("{error}"));
             Node { port, program, replies: VecDeque::new() }
         })
     }
