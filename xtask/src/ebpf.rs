@@ -138,7 +138,7 @@ impl ToolChain {
             return Ok(tools);
         }
         fs::create_dir_all(folder)?;
-        let llvm = llvm_of_rustc_web()?;
+        let llvm = llvm_of(&tools.library())?;
         tools.unpack_rustc(&llvm)?;
         tools.install_linker(&llvm)?;
         fs::write(&stamp, wanted)?;
@@ -148,10 +148,9 @@ impl ToolChain {
     /// Unpacks Debian's packages, as a user may do without installing them.
     fn unpack_rustc(&self, llvm: &str) -> Result<()> {
         println!("unpacking rustc-web {}", self.version);
-        let release: Vec<&str> = self.version.split('.').take(2).collect();
         let packages = [
             "rustc-web".to_owned(),
-            format!("libstd-rust-web-{}", release.join(".")),
+            self.library(),
             "libstd-rust-web-dev".to_owned(),
             "libstd-rust-web-dev-bpf".to_owned(),
         ]
@@ -236,6 +235,12 @@ impl ToolChain {
         Ok(target.join(BPF_TARGET).join("release/relay"))
     }
 
+    /// The package with the libraries of this release, such as "libstd-rust-web-1.96".
+    fn library(&self) -> String {
+        let release: Vec<&str> = self.version.split('.').take(2).collect();
+        format!("libstd-rust-web-{}", release.join("."))
+    }
+
     fn rustc(&self) -> PathBuf {
         self.folder.join("rustc")
     }
@@ -257,11 +262,11 @@ fn candidate(package: &str) -> Result<String> {
     }
 }
 
-/// The major version of the LLVM that rustc-web is linked with.
-fn llvm_of_rustc_web() -> Result<String> {
-    let depends = output(Command::new("apt-cache").args(["depends", "rustc-web"]))?;
+/// The major version of the LLVM that the package with rustc's own library is linked with.
+fn llvm_of(library: &str) -> Result<String> {
+    let depends = output(Command::new("apt-cache").args(["depends", library]))?;
     let llvm = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: libllvm"));
-    llvm.map(str::to_owned).context("rustc-web depends on no libllvm")
+    llvm.map(str::to_owned).with_context(|| format!("{library} depends on no libllvm"))
 }
 
 fn cargo() -> Command {
