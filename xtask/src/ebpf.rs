@@ -210,13 +210,14 @@ impl ToolChain {
     /// Compiles the program; returns the path of the object with its debug information.
     fn compile(&self, root: &Path) -> Result<PathBuf> {
         let target = self.folder.join("target");
-        let home = env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+        // So that the folders of the crates are there to be named below.
+        call(cargo().args(["fetch", "--locked"]).current_dir(root.join("relay-ebpf")))?;
         // BTF names source files: without the prefixes, the object is the same from every folder.
         let mut flags = vec!["-Clink-arg=--btf".to_owned(), "-Clinker=bpf-linker".to_owned()];
         flags.push(format!("--remap-path-prefix={}=relay", root.display()));
-        flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+        for sources in registry_sources()? {
+            flags.push(format!("--remap-path-prefix={}=crates", sources.display()));
+        }
         let linkers = self.folder.join("bl/bin");
         let path = env::join_paths(
             [linkers].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
@@ -248,6 +249,17 @@ impl ToolChain {
     fn libraries(&self) -> PathBuf {
         self.folder.join("root/usr/lib/x86_64-linux-gnu")
     }
+}
+
+/// Where cargo unpacks crates: one folder for each registry.
+fn registry_sources() -> Result<Vec<PathBuf>> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let sources = home.join("registry/src");
+    fs::create_dir_all(&sources)?;
+    fs::read_dir(sources)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// The version of `package` that apt would install. Debian keeps only the newest one.
