@@ -48,6 +48,16 @@ fn datagrams_are_echoed_at_mtu_9000_on_two_queues() {
 }
 
 #[test]
+fn datagrams_are_echoed_where_the_driver_takes_no_program() {
+    // A veth with fewer receive queues than its peer has transmit queues.
+    let link = Link::with_queues(1500, 2, 1);
+    echo(&link, PortOptions::default());
+    let _node = Node::open(&link.node, NODE, SMALL_RINGS);
+    let shown = ip(&["-n", &link.node, "link", "show", "veth"]);
+    assert!(shown.contains("xdpgeneric"), "{shown}");
+}
+
+#[test]
 fn datagrams_are_echoed_in_busy_mode() {
     echo(&Link::new(1500, 1), PortOptions { mode: Mode::Busy, ..PortOptions::default() });
 }
@@ -202,8 +212,10 @@ struct Node {
 impl Node {
     fn open(namespace: &str, address: Ipv4Addr, options: PortOptions) -> Node {
         within(namespace, || {
-            let mut program = Program::load("veth", &settings(address)).expect("load (root?)");
-            let port = XskPort::open("veth", &mut program, options).expect("open the port");
+            let mut program =
+                Program::load("veth", &settings(address)).unwrap_or_else(|error| panic!("{error}"));
+            let port = XskPort::open("veth", &mut program, options)
+                .unwrap_or_else(|error| panic!("{error}"));
             Node { port, program, replies: VecDeque::new() }
         })
     }
@@ -281,29 +293,34 @@ struct Link {
 
 impl Link {
     fn new(mtu: usize, queues: usize) -> Link {
+        Link::with_queues(mtu, queues, queues)
+    }
+
+    fn with_queues(mtu: usize, peer: usize, node: usize) -> Link {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = |side| format!("rl-edge-{}-{number}-{side}", process::id());
         let link = Link { peer: name("peer"), node: name("node") };
-        let (mtu, queues) = (mtu.to_string(), queues.to_string());
         for namespace in [&link.peer, &link.node] {
             ip(&["netns", "add", namespace]);
         }
-        let end = ["numtxqueues", &queues, "numrxqueues", &queues, "mtu", &mtu];
-        let mut add = vec!["-n", &link.peer, "link", "add", "veth"];
-        add.extend(end);
-        add.extend(["type", "veth", "peer", "name", "veth", "netns", &link.node]);
-        add.extend(end);
-        ip(&add);
+        let end = |queues| format!("numtxqueues {queues} numrxqueues {queues} mtu {mtu}");
+        let add = format!(
+            "-n {} link add veth {} type veth peer name veth netns {} {}",
+            link.peer,
+            end(peer),
+            link.node,
+            end(node)
+        );
+        ip(&add.split_whitespace().collect::<Vec<_>>());
         for namespace in [&link.peer, &link.node] {
             ip(&["-n", namespace, "link", "set", "veth", "up"]);
         }
         let (peer, node) = (PEER.to_string() + "/24", NODE.to_string());
         ip(&["-n", &link.peer, "addr", "add", &peer, "dev", "veth"]);
-        let neighbor = ["lladdr", "02:00:00:00:00:02", "dev", "veth", "nud", "permanent"];
-        let mut replace = vec!["-n", &link.peer, "neigh", "replace", &node];
-        replace.extend(neighbor);
-        ip(&replace);
+        let mac = "02:00:00:00:00:02";
+        let neighbor = ["neigh", "replace", &node, "lladdr", mac, "dev", "veth", "nud"];
+        ip(&[&["-n", &link.peer], &neighbor[..], &["permanent"]].concat());
         link
     }
 }

@@ -80,7 +80,7 @@ fn without_a_lease_nothing_is_taken_in() {
 
 #[test]
 fn a_fresh_program_is_fenced() {
-    let mut program = Program::unattached(&settings(LONG)).expect("load the XDP program");
+    let mut program = load(LONG);
     assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
     assert_eq!(program.test_run(&arp(VIP)).expect("run"), DROP);
     assert_eq!(program.counter(Reason::NotOwner), 1);
@@ -222,7 +222,7 @@ fn icmp_errors_go_to_the_owner_of_the_quoted_flow() {
 
 #[test]
 fn a_queue_without_a_socket_loses_the_frame() {
-    let mut program = Program::unattached(&settings(LONG)).expect("load the XDP program");
+    let mut program = load(LONG);
     program.renew_lease();
     program.set_owner_all(SELF);
     assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
@@ -284,7 +284,9 @@ fn garbage_gets_one_verdict_and_never_reaches_the_kernel_as_a_service_packet() {
         }
         frame.truncate(random.below(frame.len() - 14) + 15);
         let (_, verdict) = bench.run(&frame);
-        let is_service = frame.len() >= 34 && frame[12..14] == [8, 0] && frame[30..34] == VIP.octets()
+        let is_service = frame.len() >= 34
+            && frame[12..14] == [8, 0]
+            && frame[30..34] == VIP.octets()
             || frame.len() >= 54 && frame[12..14] == [0x86, 0xdd] && frame[38..54] == VIP6.octets();
         assert!(!is_service || verdict != PASS, "passed to the kernel: {frame:02x?}");
         assert!([DROP, PASS, REDIRECT].contains(&verdict), "{verdict} for {frame:02x?}");
@@ -313,7 +315,7 @@ struct Bench {
 
 impl Bench {
     fn new(lease: Duration) -> Bench {
-        let mut program = Program::unattached(&settings(lease)).expect("load the XDP program");
+        let mut program = load(lease);
         // SAFETY: a plain system call.
         let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW, 0) };
         assert!(socket >= 0, "AF_XDP socket: {} (CAP_NET_RAW?)", std::io::Error::last_os_error());
@@ -347,6 +349,10 @@ impl Bench {
     fn counters(&self) -> Vec<u64> {
         self.program.counters().into_iter().map(|(_, count)| count).collect()
     }
+}
+
+fn load(lease: Duration) -> Program {
+    Program::unattached(&settings(lease)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn settings(lease: Duration) -> Settings {

@@ -138,7 +138,7 @@ impl ToolChain {
             return Ok(tools);
         }
         fs::create_dir_all(folder)?;
-        let llvm = llvm_of_rustc_web()?;
+        let llvm = llvm_of(&tools.library())?;
         tools.unpack_rustc(&llvm)?;
         tools.install_linker(&llvm)?;
         fs::write(&stamp, wanted)?;
@@ -148,10 +148,9 @@ impl ToolChain {
     /// Unpacks Debian's packages, as a user may do without installing them.
     fn unpack_rustc(&self, llvm: &str) -> Result<()> {
         println!("unpacking rustc-web {}", self.version);
-        let release: Vec<&str> = self.version.split('.').take(2).collect();
         let packages = [
             "rustc-web".to_owned(),
-            format!("libstd-rust-web-{}", release.join(".")),
+            self.library(),
             "libstd-rust-web-dev".to_owned(),
             "libstd-rust-web-dev-bpf".to_owned(),
         ]
@@ -211,13 +210,14 @@ impl ToolChain {
     /// Compiles the program; returns the path of the object with its debug information.
     fn compile(&self, root: &Path) -> Result<PathBuf> {
         let target = self.folder.join("target");
-        let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-            env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))
-        });
+        // So that the folders of the crates are there to be named below.
+        call(cargo().args(["fetch", "--locked"]).current_dir(root.join("relay-ebpf")))?;
         // BTF names source files: without the prefixes, the object is the same from every folder.
         let mut flags = vec!["-Clink-arg=--btf".to_owned(), "-Clinker=bpf-linker".to_owned()];
         flags.push(format!("--remap-path-prefix={}=relay", root.display()));
-        flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+        for sources in registry_sources()? {
+            flags.push(format!("--remap-path-prefix={}=crates", sources.display()));
+        }
         let linkers = self.folder.join("bl/bin");
         let path = env::join_paths(
             [linkers].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),
@@ -236,6 +236,12 @@ impl ToolChain {
         Ok(target.join(BPF_TARGET).join("release/relay"))
     }
 
+    /// The package with the libraries of this release, such as "libstd-rust-web-1.96".
+    fn library(&self) -> String {
+        let release: Vec<&str> = self.version.split('.').take(2).collect();
+        format!("libstd-rust-web-{}", release.join("."))
+    }
+
     fn rustc(&self) -> PathBuf {
         self.folder.join("rustc")
     }
@@ -245,21 +251,34 @@ impl ToolChain {
     }
 }
 
+/// Where cargo unpacks crates: one folder for each registry.
+fn registry_sources() -> Result<Vec<PathBuf>> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let sources = home.join("registry/src");
+    fs::create_dir_all(&sources)?;
+    fs::read_dir(sources)?.map(|entry| Ok(entry?.path())).collect()
+}
+
 /// The version of `package` that apt would install. Debian keeps only the newest one.
 fn candidate(package: &str) -> Result<String> {
     let policy = output(Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C"))?;
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
     match version {
         Some(version) if version != "(none)" => Ok(version.to_owned()),
-        _ => bail!("apt knows no {package}: needs Debian 12 with its security archive, and `apt-get update`"),
+        _ => bail!(
+            "apt knows no {package}: needs Debian 12 with its security archive, and `apt-get update`"
+        ),
     }
 }
 
-/// The major version of the LLVM that rustc-web is linked with.
-fn llvm_of_rustc_web() -> Result<String> {
-    let depends = output(Command::new("apt-cache").args(["depends", "rustc-web"]))?;
+/// The major version of the LLVM that the package with rustc's own library is linked with.
+fn llvm_of(library: &str) -> Result<String> {
+    let depends = output(Command::new("apt-cache").args(["depends", library]))?;
     let llvm = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: libllvm"));
-    llvm.map(str::to_owned).context("rustc-web depends on no libllvm")
+    llvm.map(str::to_owned).with_context(|| format!("{library} depends on no libllvm"))
 }
 
 fn cargo() -> Command {

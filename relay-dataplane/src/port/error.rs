@@ -38,7 +38,8 @@ pub enum Error {
 
     #[error(
         "no memory for {bytes} bytes of packet buffers ({}): raise the limit of locked memory \
-         (LimitMEMLOCK= of the service), or configure smaller rings", cause(source)
+         (LimitMEMLOCK= of the service), or configure smaller rings",
+        cause(source)
     )]
     Buffers { bytes: u64, source: xsk_rs::umem::UmemCreateError },
 
@@ -50,7 +51,8 @@ pub enum Error {
 
     #[error(
         "cannot bind an AF_XDP socket to queue {queue} of {interface} ({}): it needs Linux 5.10, \
-         and Linux 6.6 for an MTU above 3800", cause(source)
+         and Linux 6.6 for an MTU above 3800",
+        cause(source)
     )]
     Bind { interface: String, queue: u32, source: xsk_rs::socket::SocketCreateError },
 

@@ -40,8 +40,8 @@ impl Frames {
             .map_err(configuration)?;
         let count = NonZeroU32::new(chunks).unwrap_or(NonZeroU32::MIN);
         let bytes = u64::from(chunks) * u64::from(size);
-        let (umem, free) = Umem::new(config, count, false)
-            .map_err(|source| Error::Buffers { bytes, source })?;
+        let (umem, free) =
+            Umem::new(config, count, false).map_err(|source| Error::Buffers { bytes, source })?;
         let chunk_room = config.mtu() as usize;
         Ok(Frames { umem, free, chunk_room, frame_len, joined: vec![0; frame_len] })
     }

@@ -16,6 +16,8 @@ use std::{os::fd::RawFd, ptr, time::Duration};
 pub const BATCH: usize = 256;
 
 /// One interface's frames. A turn is: receive, work, transmit, flush.
+///
+/// Checksums are the frames' own: nothing between this trait and the wire computes or checks any.
 pub trait Port {
     /// The interface's own hardware address.
     fn mac(&self) -> [u8; 6];

@@ -28,9 +28,10 @@ const MAX_JOINED: usize = 1 << 16;
 /// Bytes of frames that may wait in the driver, see socket(7) `SO_SNDBUF`.
 const SEND_BUFFER: i32 = 16 << 20;
 
-/// Frames that one wake-up may send (`XDP_MAX_TX_SKB_BUDGET`, Linux 6.18); without it 32.
+/// Frames that one wake-up may send at most, where the kernel lets us say so; else it sends 32.
+/// It takes no number beyond the size of the ring.
 const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
-const SEND_BUDGET: i32 = 1024;
+const SEND_BUDGET: u32 = 1024;
 
 /// Microseconds that one system call may poll the driver, and frames that it may take from it
 /// (socket(7), `SO_BUSY_POLL` and the like).
@@ -87,7 +88,8 @@ impl Queue {
         let (transmit, receive, fill, completion) = bind(frames, interface, queue, config)?;
         let socket = receive.fd().as_raw_fd();
         // Neither is needed to work, only to work fast; older kernels know no budget.
-        let _ = set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, SEND_BUDGET);
+        let budget = SEND_BUDGET.min(ring) as i32;
+        let _ = set_option(socket, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget);
         let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER);
         Ok(Queue {
             receive,
@@ -139,19 +141,25 @@ impl Queue {
         limit: usize,
         each: &mut dyn FnMut(&[u8]),
     ) -> usize {
-        let limit = limit.min(BATCH);
-        // SAFETY: all rings of this queue belong to `frames`.
-        let count = unsafe { self.receive.consume(&mut self.batch[..limit]) };
         let mut received = 0;
-        for index in 0..count {
-            let chunk = self.batch[index];
-            // SAFETY: the chunk was just consumed, and is lent again only below.
-            let bytes = unsafe { frames.received(&chunk) };
-            received += usize::from(self.join(bytes, chunk.has_more_frames(), each));
+        while received < limit {
+            // A chunk completes one frame at most, so the limit holds for chunks of long frames.
+            let wanted = BATCH.min(limit - received);
+            // SAFETY: all rings of this queue belong to `frames`.
+            let count = unsafe { self.receive.consume(&mut self.batch[..wanted]) };
+            for index in 0..count {
+                let chunk = self.batch[index];
+                // SAFETY: the chunk was just consumed, and is lent again only below.
+                let bytes = unsafe { frames.received(&chunk) };
+                received += usize::from(self.join(bytes, chunk.has_more_frames(), each));
+            }
+            frames.take_back(&self.batch[..count]);
+            self.filled -= count as u32;
+            self.refill(frames);
+            if count < wanted {
+                break;
+            }
         }
-        frames.take_back(&self.batch[..count]);
-        self.filled -= count as u32;
-        self.refill(frames);
         received
     }
 

@@ -25,7 +25,8 @@ pub enum Error {
     #[error(
         "{interface} takes no XDP program, neither in its driver nor in generic mode ({}); if it \
          is a veth, it needs as many receive queues as its peer has transmit queues: \
-         `ethtool -L {interface} rx N`", chain(source)
+         `ethtool -L {interface} rx N`",
+        chain(source)
     )]
     Attach { interface: String, source: ProgramError },
 
@@ -40,6 +41,12 @@ pub enum Error {
 
     #[error("{0} is not a node id: configure one below it")]
     NodeId(u8),
+
+    #[error(
+        "this time namespace shifts the monotonic clock, so the lease of the XDP program cannot \
+         be trusted: start the relay outside of it"
+    )]
+    TimeNamespace,
 
     #[error("{0} is configured twice for one interface: remove one of the two")]
     DuplicateAddress(IpAddr),

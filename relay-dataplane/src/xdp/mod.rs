@@ -23,6 +23,7 @@ use relay_abi::{
     },
 };
 use std::{
+    fs,
     net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     time::Duration,
@@ -76,6 +77,7 @@ impl Program {
         if settings.self_node == NOBODY {
             return Err(Error::NodeId(NOBODY));
         }
+        check_clock()?;
         let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::loading)?;
         // First of all: the instructions name the maps by descriptors, and a map that is taken
         // out and dropped closes its own.
@@ -217,10 +219,44 @@ fn key(address: IpAddr) -> AddressKey {
     }
 }
 
+/// In a time namespace this process's clock differs from the one that the program compares the
+/// lease with: a worker that is ahead of it would never be fenced.
+fn check_clock() -> Result<(), Error> {
+    // Without the file, the kernel has no time namespaces.
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    let shifted = offsets
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("monotonic"))
+        .any(|offset| offset.split_whitespace().any(|number| number != "0"));
+    if shifted { Err(Error::TimeNamespace) } else { Ok(()) }
+}
+
 /// The clock that `bpf_ktime_get_ns` reads.
 fn monotonic_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a timespec to write to. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_in_force_are_never_written_to() {
+        let settings =
+            Settings { self_node: 0, lease: Duration::from_secs(1), addresses: Vec::new() };
+        let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
+        for node in 1..5 {
+            program.set_owner_all(node);
+            let half = program.control.load(control::OWNER_HALF);
+            for bucket in 0..BUCKETS {
+                let owner = |half| program.owners.load(owner_slot(half, bucket));
+                assert_eq!(owner(half), u64::from(node));
+                let before = if node == 1 { NOBODY } else { node - 1 };
+                assert_eq!(owner(half ^ 1), u64::from(before));
+            }
+        }
+    }
 }
