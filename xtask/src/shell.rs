@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -67,7 +68,6 @@ where
     thread::scope(|scope| {
         scope
             .spawn(|| {
-                use std::os::fd::AsFd;
                 move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
                     .with_context(|| format!("cannot enter {path}: root is needed"))?;
                 work()

@@ -14,7 +14,7 @@ use clap::Args;
 use self::report::Report;
 use self::stage::Stage;
 use self::transfer::{Job, Outcome};
-use crate::lab::{How, Lab, origin};
+use crate::lab::{How, Lab};
 use crate::shell::wait_for;
 
 /// Downloads of which every fifth is a large and fast one: about eleven seconds each.
@@ -66,7 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn play(lab: &mut Lab, options: &Options) -> Result<Report> {
     let jobs = jobs();
-    let digests = transfer::origin_digests(&origin::FILES)?;
+    let digests = transfer::origin_digests(&jobs)?;
     let stage = Stage::new(jobs.len());
     let ipv6 = options.lab.ipv6;
     eprintln!("demo: {DOWNLOADS} downloads and {UPLOADS} uploads through the VIP");

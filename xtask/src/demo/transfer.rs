@@ -98,9 +98,17 @@ impl Job {
     }
 }
 
-/// SHA-256 of each of the origin's files.
-pub fn origin_digests(files: &[(&'static str, u64)]) -> Result<Digests> {
-    files.iter().map(|(name, _)| Ok((*name, file_digest(&origin::root().join(name))?))).collect()
+/// SHA-256 of each file of the origin that the jobs download.
+pub fn origin_digests(jobs: &[Job]) -> Result<Digests> {
+    let mut digests = Digests::new();
+    for job in jobs {
+        if let Job::Download { file, .. } = job
+            && !digests.contains_key(file)
+        {
+            digests.insert(*file, file_digest(&origin::root().join(file))?);
+        }
+    }
+    Ok(digests)
 }
 
 /// Watches the bodies of all uploads grow at the origin until the end; returns each one's longest

@@ -1,13 +1,14 @@
 //! The origin: nginx in the backend's namespace, with files of random bytes.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::plan::{BACKEND_NS, BACKEND_PORT, ENDPOINT_HOST, Network, STATE_DIR, state_file};
 use super::process::Process;
+use crate::content;
 use crate::shell::in_namespace;
 
 /// Names and lengths in bytes of the files that it serves.
@@ -41,8 +42,7 @@ pub fn start() -> Result<Process> {
     fs::create_dir_all(root().join("up"))?;
     fs::create_dir_all(upload_area())?;
     for (name, length) in FILES {
-        let mut file = File::create(root().join(name))?;
-        io::copy(&mut File::open("/dev/urandom")?.take(length), &mut file)?;
+        write_random(&root().join(name), length)?;
     }
     let config = state_file("nginx.conf");
     fs::write(&config, self::config())?;
@@ -50,6 +50,21 @@ pub fn start() -> Result<Process> {
     command.arg("-c").arg(&config).arg("-e").arg(state_file("nginx.log"));
     Process::spawn(&mut command, &state_file("nginx.log"))
         .context("the origin is nginx: run ./scripts/setup")
+}
+
+/// Writes `length` bytes that are different each time. (/dev/urandom itself is several times
+/// slower.)
+fn write_random(path: &Path, length: u64) -> Result<()> {
+    const STEP: usize = 1 << 20;
+    let mut seed = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    let (mut file, mut buffer) = (File::create(path)?, vec![0; STEP]);
+    for offset in (0..length).step_by(STEP) {
+        content::fill(u64::from_le_bytes(seed), offset, &mut buffer);
+        let rest = usize::try_from(length - offset)?.min(STEP);
+        file.write_all(&buffer[..rest])?;
+    }
+    Ok(())
 }
 
 fn config() -> String {

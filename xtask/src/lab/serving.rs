@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::plan::{BACKEND_NS, BACKEND_PORT, ENDPOINT_HOST, Network, PORT, SERVER_NAME};
-use super::{Lab, origin, relay};
+use super::{Lab, origin, plan, relay};
 use crate::shell::{inside, output, wait_for};
 
 /// How long a new lab may take until it serves.
@@ -63,9 +63,10 @@ fn answers(lab: &Lab, ipv6: bool) -> Result<()> {
     let mut curl = lab.curl(ipv6);
     curl.args(["--max-time", REQUEST_LIMIT_S, "--output", "/dev/null"]);
     curl.args(["--write-out", "%{size_download}"]).arg(url);
-    let received = output(&mut curl).context("a request through the VIP")?;
+    let vip = plan::vip(ipv6);
+    let received = output(&mut curl).with_context(|| format!("a request through {vip}"))?;
     if received != length.to_string() {
-        bail!("{received} of {length} bytes through the VIP");
+        bail!("{received} of {length} bytes through {vip}");
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "relay-abi",
             "relay-core",
             "rtnetlink",
+            "rustix",
             "serde",
             "serde_json",
             "signal-hook",

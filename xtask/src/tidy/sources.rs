@@ -8,9 +8,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use syn::spanned::Spanned;
 
-/// What is nobody's source: build output, and git's own files.
-const SKIPPED: [&str; 2] = ["target", ".git"];
-
 /// Every file of the repository that tidy reads.
 #[derive(Default)]
 pub struct Tree {
@@ -67,11 +64,12 @@ impl Tree {
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if SKIPPED.contains(&name.as_str()) {
-                continue;
-            }
             let path = format!("{prefix}{name}");
             if entry.file_type()?.is_dir() {
+                // Nobody's source: build output of whatever flavour, and git's own files.
+                if name == ".git" || name.starts_with("target") {
+                    continue;
+                }
                 self.paths.insert(path.clone());
                 self.walk(&entry.path(), &format!("{path}/"))?;
             } else {

@@ -8,6 +8,9 @@ use super::sources::Source;
 /// Crates that must not panic on what comes from outside.
 const NEVER_PANIC: [&str; 2] = ["relay-core/", "relay-dataplane/"];
 
+/// Words of a panic message that is more than a name: it says why the value is there.
+const REASON_WORDS: usize = 4;
+
 /// Finds such words.
 pub fn check(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -47,9 +50,9 @@ fn objection(source: &Source, line: usize, around: [Option<&TokenTree>; 3]) -> O
             (!justified).then(|| format!("unsafe block without a reason: {remedy}"))
         }
         word @ ("unwrap" | "expect") if is_punct(before, '.') => {
-            let call = is_group(after, Delimiter::Parenthesis);
             let bound = NEVER_PANIC.iter().any(|prefix| source.path.starts_with(prefix));
-            if !call || !bound || source.is_test(line) {
+            let call = is_group(after, Delimiter::Parenthesis);
+            if !call || !bound || source.is_test(line) || is_reason(after) {
                 return None;
             }
             let justified = source.explains(line, |comment| !comment.trim().is_empty());
@@ -57,6 +60,16 @@ fn objection(source: &Source, line: usize, around: [Option<&TokenTree>; 3]) -> O
             (!justified).then(|| format!("{word} without a reason: {remedy}"))
         }
         _ => None,
+    }
+}
+
+/// Whether a call's only argument is a sentence, as in `expect("the caller checked the length")`.
+fn is_reason(call: Option<&TokenTree>) -> bool {
+    let Some(TokenTree::Group(call)) = call else { return false };
+    let arguments: Vec<TokenTree> = call.stream().into_iter().collect();
+    match &arguments[..] {
+        [TokenTree::Literal(text)] => text.to_string().split_whitespace().count() >= REASON_WORDS,
+        _ => false,
     }
 }
 
@@ -84,6 +97,7 @@ mod tests {
     #[test]
     fn unwrap_needs_a_reason() {
         assert_eq!(lines("fn f() {\n    a.unwrap();\n    b.expect(\"c\");\n}\n"), [2, 3]);
+        assert_eq!(lines("fn f() {\n    a.expect(\"g checked the length\");\n}\n"), NONE);
         assert_eq!(lines("fn f() {\n    // Checked by g.\n    a.unwrap();\n}\n"), NONE);
         assert_eq!(lines("fn f() {\n    a.unwrap(); // Checked by g.\n}\n"), NONE);
         assert_eq!(

@@ -1,9 +1,0 @@
-//! stub
-use anyhow::Result;
-/// Options.
-#[derive(clap::Args)]
-pub struct Options {}
-/// Runs.
-pub fn run(_: &Options) -> Result<()> {
-    Ok(())
-}

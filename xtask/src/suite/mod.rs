@@ -1,0 +1,126 @@
+//! All tests, one after another, and one sum at the end.
+
+mod machine;
+mod tally;
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use self::tally::Tally;
+use crate::binaries::{BIN_DIR_VARIABLE, cargo};
+
+/// Which tests.
+#[derive(Clone, Debug, Args)]
+#[group(id = "test")]
+pub struct Options {
+    /// Leave out what needs network namespaces or a second build.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// Runs the tests. The last line on standard output is `N passed, N failed`; an error unless
+/// nothing failed. A step that fails without a failed test counts as one.
+pub fn run(options: &Options) -> Result<()> {
+    let mut tally = Tally::default();
+    if !options.quick {
+        machine::check(&mut tally);
+    }
+    for mut step in steps(options)? {
+        let start = Instant::now();
+        eprintln!("\n=== {}", step.name);
+        tally.merge(step.run()?);
+        eprintln!("=== {} took {:.0} s", step.name, start.elapsed().as_secs_f64());
+    }
+    println!("{tally}");
+    ensure!(tally.failed == 0, "tests failed");
+    Ok(())
+}
+
+struct Step {
+    name: &'static str,
+    command: Command,
+}
+
+impl Step {
+    fn xtask(name: &'static str, arguments: &[&str]) -> Result<Step> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(arguments);
+        Ok(Step { name, command })
+    }
+
+    fn cargo(name: &'static str, arguments: &[&str]) -> Step {
+        let mut command = cargo();
+        command.args(arguments);
+        Step { name, command }
+    }
+
+    /// Runs it, shows what it prints, and counts its tests.
+    fn run(&mut self) -> Result<Tally> {
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {:?}", self.command))?;
+        let mut tally = Tally::default();
+        let output = child.stdout.take().context("the step has a standard output")?;
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            tally.read(&line);
+        }
+        if !child.wait()?.success() && tally.failed == 0 {
+            eprintln!("=== {} failed", self.name);
+            tally.failed = 1;
+        }
+        Ok(tally)
+    }
+}
+
+/// Cheap and telling steps first. This program's own file may be replaced by the build, so what it
+/// runs of itself comes before that.
+fn steps(options: &Options) -> Result<Vec<Step>> {
+    let mut steps = vec![
+        Step::cargo("format", &["fmt", "--all", "--check"]),
+        Step::xtask("tidy", &["tidy"])?,
+        Step::xtask("XDP object", &["ebpf", "check"])?,
+        Step::cargo(
+            "clippy",
+            &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
+        ),
+        // All programs that the end-to-end tests run, with the very features that the test build
+        // wants: built once.
+        Step::cargo("build", &["build", "--workspace", "--all-targets"]),
+        tests(options)?,
+    ];
+    if !options.quick {
+        let features = "relay-core/ring,relay-dataplane/ring";
+        let packages = ["--package", "relay-core", "--package", "relay-dataplane", "--lib"];
+        let ring = ["--no-default-features", "--features", features, "--no-fail-fast"];
+        let arguments = [&["test"][..], &packages[..], &ring[..]].concat();
+        steps.push(Step::cargo("tests with ring", &arguments));
+    }
+    Ok(steps)
+}
+
+/// Unit tests, the simulator, XDP fixtures and end to end: everything in the workspace.
+fn tests(options: &Options) -> Result<Step> {
+    let mut step = Step::cargo("tests", &["test", "--workspace", "--no-fail-fast"]);
+    if options.quick {
+        step.command.args(["--exclude", "e2e", "--lib", "--bins"]);
+    }
+    step.command.env(BIN_DIR_VARIABLE, profile_directory()?);
+    Ok(step)
+}
+
+/// Where the build puts its programs: beside this one.
+fn profile_directory() -> Result<PathBuf> {
+    let program = env::current_exe()?;
+    Ok(program.parent().context("a program has a directory")?.to_path_buf())
+}
