@@ -12,6 +12,10 @@
 //! # }
 //! ```
 
+pub mod client;
+pub mod conversation;
+pub mod counters;
+
 use std::fs::{File, OpenOptions};
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
@@ -85,6 +89,11 @@ impl Fixture {
     /// Starts `relay` again and waits until it could take over.
     pub fn bring_back(&mut self, relay: &str) -> Result<()> {
         self.start(relay)?;
+        self.await_backup(relay)
+    }
+
+    /// Waits until `relay` could take over.
+    pub fn await_backup(&self, relay: &str) -> Result<()> {
         wait_for(&format!("return of {relay}"), SYNC_LIMIT, || {
             let status = self.status(relay)?;
             anyhow::ensure!(status.is_ready_backup(), "{relay} is no backup in sync: {status:?}");
