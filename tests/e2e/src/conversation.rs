@@ -84,6 +84,11 @@ impl Conversation {
         flowing: Flowing,
         during: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        let result = self.flow(flowing, during);
+        result.with_context(|| format!("the client says: {:?}", self.client.said()))
+    }
+
+    fn flow(&mut self, flowing: Flowing, during: impl FnOnce() -> Result<()>) -> Result<()> {
         let (pace, moved) = (Pace::new(STREAM_MIN), [AtomicU64::new(0), AtomicU64::new(0)]);
         let (up, down) = (flowing != Flowing::Down, flowing != Flowing::Up);
         let mut input = up.then(|| self.client.take_input()).transpose()?;

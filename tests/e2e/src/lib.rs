@@ -35,6 +35,13 @@ pub use xtask::shell::wait_for;
 /// Held while a lab exists; outside of the lab's state, which comes and goes.
 const LOCK: &str = "/run/relay-lab.lock";
 
+/// Program for python3: frames that are wrong, toward a VIP; its own words say how to use it.
+pub const BAD_FRAMES: &str = include_str!("bad_frames.py");
+/// Program for python3: captured, forged and replayed datagrams between relays.
+pub const BAD_DATAGRAMS: &str = include_str!("bad_datagrams.py");
+/// Program for python3: a record that does not authenticate.
+pub const BAD_RECORD: &str = include_str!("bad_record.py");
+
 /// How long a relay may take until another one owns its connections.
 pub const TAKEOVER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a relay may take from its start until it could take over.

@@ -5,11 +5,13 @@ close_notify closes standard output, and standard input may go on. Exits with 0 
 directions ended with a close_notify, else with 1 and a word on standard error: `reset`,
 `truncated` (FIN without close_notify), or OpenSSL's reason.
 
-Arguments: address, port, CA file, server name, and the highest TLS version (`1.2` or `1.3`).
+Arguments: address, port, CA file, server name, the highest TLS version (`1.2` or `1.3`), and
+seconds after which it ends in any case.
 """
 
 import os
 import selectors
+import signal
 import socket
 import ssl
 import sys
@@ -99,13 +101,17 @@ class Pipe:
     def flush(self):
         self.queue += self.outgoing.read()
         if self.queue:
-            sent = self.socket.send(self.queue)
+            try:
+                sent = self.socket.send(self.queue, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
             self.queue = self.queue[sent:]
         if not (self.up_open or self.queue or self.fin_sent):
             self.socket.shutdown(socket.SHUT_WR)
             self.fin_sent = True
 
 
+signal.alarm(int(sys.argv.pop()))
 try:
     Pipe(*sys.argv[1:]).run()
 except ConnectionResetError:
