@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+};
 
 /// All streams from relays.
 #[derive(Default)]
@@ -103,11 +105,13 @@ pub fn tcp(frame: &[u8]) -> Option<Seen<'_>> {
     let (source, destination, payload): (IpAddr, IpAddr, &[u8]) = match frame.ethertype() {
         EthernetProtocol::Ipv4 => {
             let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
-            (packet.src_addr().into(), packet.dst_addr().into(), packet.payload())
+            let is_tcp = packet.next_header() == IpProtocol::Tcp;
+            is_tcp.then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
-            (packet.src_addr().into(), packet.dst_addr().into(), packet.payload())
+            let is_tcp = packet.next_header() == IpProtocol::Tcp;
+            is_tcp.then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
         }
         _ => return None,
     };
