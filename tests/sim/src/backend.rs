@@ -148,7 +148,8 @@ impl Service {
             let Service { received, .. } = self;
             return Err(format!("backend: FIN of {} after {received} bytes", request.id));
         }
-        self.over = matches!(socket.state(), State::Closed | State::TimeWait);
+        let ended = matches!(socket.state(), State::Closed | State::TimeWait);
+        self.over = ended && !socket.can_recv();
         self.done = self.over && self.fin_seen && self.closed && self.received == request.up;
         Ok(())
     }

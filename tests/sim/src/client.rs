@@ -292,8 +292,10 @@ impl Client {
     }
 
     fn verdict(&self, socket: &Socket<'static>) -> Option<Outcome> {
+        if socket.can_recv() {
+            return None;
+        }
         let over = matches!(socket.state(), State::Closed | State::TimeWait);
-        let raw = matches!(self.plan.conduct, Conduct::Garbage | Conduct::PlainHttp);
         if over && self.fin_seen && self.finished && self.peer_closed {
             let whole = self.read == self.plan.down;
             let short = || Outcome::Wrong(format!("only {} bytes came", self.read));
@@ -302,7 +304,7 @@ impl Client {
         if socket.state() == State::Closed && !self.fin_seen {
             return Some(Outcome::Reset);
         }
-        if (self.fin_seen && !self.peer_closed && (raw || !socket.can_recv())) || over {
+        if (self.fin_seen && !self.peer_closed) || over {
             // After a FIN only what was received before it can still say why.
             return Some(Outcome::Truncated);
         }

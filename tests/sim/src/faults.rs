@@ -26,7 +26,9 @@ impl World {
             }
             self.note(&format!("{action:?}"));
             self.step += 1;
-            self.step_since = (self.now, self.moved());
+            self.step_since = self.now;
+            self.moved_before = self.moved();
+            self.sent_before = self.wire.frames;
             self.disturbed = self.disturbed.max(self.now);
         }
     }
@@ -34,8 +36,8 @@ impl World {
     /// When the next step is due, if time alone decides.
     pub(crate) fn step_at(&self) -> Option<Instant> {
         match self.options.steps.get(self.step)?.when {
-            When::After(time) => Some(self.step_since.0 + time).filter(|at| *at > self.now),
-            When::Moved(_) | When::InSync => None,
+            When::After(time) => Some(self.step_since + time).filter(|at| *at > self.now),
+            When::Moved(_) | When::Sent(_) | When::InSync => None,
         }
     }
 
@@ -59,8 +61,9 @@ impl World {
 
     fn is_due(&self, when: When) -> bool {
         match when {
-            When::After(time) => self.now >= self.step_since.0 + time,
-            When::Moved(bytes) => self.moved() >= self.step_since.1 + bytes,
+            When::After(time) => self.now >= self.step_since + time,
+            When::Moved(bytes) => self.moved() >= self.moved_before + bytes,
+            When::Sent(frames) => self.wire.frames >= self.sent_before + frames,
             When::InSync => {
                 self.find(Who::Owner).is_some_and(|owner| self.successor(owner).is_some())
             }

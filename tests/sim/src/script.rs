@@ -37,6 +37,8 @@ pub enum When {
     After(Duration),
     /// Endpoints have received so many bytes since the step before.
     Moved(u64),
+    /// Relays have sent so many frames since the step before.
+    Sent(u64),
     /// One relay serves and another one could take over.
     InSync,
 }

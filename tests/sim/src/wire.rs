@@ -45,6 +45,7 @@ impl Wire {
     /// Takes in a frame that a relay sent.
     pub fn watch(&mut self, frame: &[u8]) {
         self.mix(frame);
+        self.frames += 1;
         let Some(seen) = tcp(frame) else { return };
         let packet = seen.packet;
         if packet.rst() {
@@ -71,7 +72,6 @@ impl Wire {
 
     /// Adds bytes to the digest.
     pub fn mix(&mut self, bytes: &[u8]) {
-        self.frames += 1;
         let mut hash = self.digest ^ bytes.len() as u64;
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
