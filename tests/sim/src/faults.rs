@@ -141,6 +141,7 @@ impl World {
         for (id, port) in lost {
             self.note(&format!("connection {id} (port {port}) may be lost"));
             self.excused.insert(id);
+            self.wire.forget(port);
         }
     }
 

@@ -70,6 +70,16 @@ impl Wire {
         }
     }
 
+    /// A client's handshake begins anew at another relay, with other keys: the SYN cookie still
+    /// holds, but nothing of the handshake was replicated.
+    pub fn forget(&mut self, client_port: u16) {
+        for ((_, to), stream) in &mut self.streams {
+            if to.port() == client_port {
+                stream.bytes.clear();
+            }
+        }
+    }
+
     /// Adds bytes to the digest.
     pub fn mix(&mut self, bytes: &[u8]) {
         let mut hash = self.digest ^ bytes.len() as u64;
