@@ -266,7 +266,8 @@ impl Client {
             && self.written >= bytes
         {
             self.pending = vec![0x99; 100];
-            self.told_close = true;
+            // Nothing follows, not even a FIN: the relay has to end it.
+            (self.told_close, self.finished) = (true, true);
             return true;
         }
         if self.written < all {

@@ -130,14 +130,11 @@ impl World {
             Some(_) => self.protected(index),
             None => BTreeSet::new(),
         };
-        let lost: Vec<(u64, u16)> = self
-            .clients
-            .flows
-            .iter()
-            .filter(|flow| flow.is_started() && flow.outcome.is_none())
-            .filter(|flow| !safe.contains(&flow.port))
-            .map(|flow| (flow.plan.id, flow.port))
-            .collect();
+        let flows = self.clients.flows.iter();
+        let alive = flows.filter(|flow| flow.is_started() && flow.outcome.is_none());
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            alive.map(|flow| (flow.plan.id, flow.port)).partition(|(_, port)| safe.contains(port));
+        self.report.survivals += kept.len();
         for (id, port) in lost {
             self.note(&format!("connection {id} (port {port}) may be lost"));
             self.excused.insert(id);

@@ -47,6 +47,8 @@ pub struct Report {
     pub takeovers: u32,
     /// Connections that ended as they had to.
     pub completed: usize,
+    /// How often a connection had to go on at another relay.
+    pub survivals: usize,
     /// Connections that a crash was allowed to take along.
     pub excused: usize,
     /// How every connection ended for its client.
