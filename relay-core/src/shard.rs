@@ -1,6 +1,7 @@
 //! One core's byte path: the flow table, and what goes in and out of it.
 
 mod dial;
+mod stranger;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -14,9 +15,8 @@ use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::id::{FlowId, Incarnation};
 use crate::reason::Reason;
 use crate::replica::{Replicas, Shadow};
-use crate::tcp::{Connection, Cookies, Phase, reset_for};
+use crate::tcp::{Cookies, Phase};
 use crate::time::Instant;
-use crate::tls::Handshake;
 
 /// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
 const REPLIES_MAX: usize = 1024;
@@ -38,6 +38,8 @@ pub struct Shard {
     cookies: Cookies,
     entropy: Entropy,
     ids: FlowIds,
+    /// When a segment that belongs to no flow was seen first.
+    strangers: BTreeMap<Tuple, Instant>,
     neighbors: BTreeMap<IpAddress, EthernetAddress>,
     unresolved: BTreeSet<IpAddress>,
     dialed: usize,
@@ -68,6 +70,7 @@ impl Shard {
             cookies: Cookies::new(cookie_key),
             entropy,
             ids: FlowIds::new(incarnation),
+            strangers: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeSet::new(),
             dialed: 0,
@@ -279,52 +282,6 @@ impl Shard {
         flow.replicate(&mut Turn { now, replicas, effects, hold: settings.hold });
         self.insert(flow);
         Ok(())
-    }
-
-    fn handle_stranger(
-        &mut self,
-        now: Instant,
-        (side, source): (Side, EthernetAddress),
-        (tuple, segment): (&Tuple, &TcpRepr<'_>),
-        settings: &Settings,
-    ) -> Result<(), Reason> {
-        let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
-        let link = Link { source: mac_of(settings, side), destination: source };
-        let (Some(listener), Side::Client) = (listener, side) else {
-            self.refuse(side, &link, tuple, segment);
-            return Err(Reason::UnknownFlow);
-        };
-        match (segment.control, segment.ack_number) {
-            (TcpControl::Syn, None) => {
-                let answer = self.cookies.syn_ack(now, tuple, segment, &settings.client_tcp);
-                self.reply(side, |buf| emit_tcp(&link, tuple, &answer, buf));
-                Ok(())
-            }
-            (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
-            _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
-                Ok(accepted) if self.flows.len() < settings.flows_max => {
-                    let config = &settings.client_tcp;
-                    let mut client = Connection::accept(config, *tuple, &accepted, now);
-                    let result = client.handle_segment(now, segment);
-                    let handshake = Handshake::new(&settings.listeners[listener].tls)
-                        .map_err(|_| Reason::FlowTableFull)?;
-                    let id = self.ids.next();
-                    self.insert(Flow::new(id, listener, client, source, (now, handshake)));
-                    result
-                }
-                Ok(_) => Err(Reason::FlowTableFull),
-                Err(reason) => {
-                    self.refuse(side, &link, tuple, segment);
-                    Err(reason)
-                }
-            },
-        }
-    }
-
-    fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
-        if let Some(reset) = reset_for(segment) {
-            self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
-        }
     }
 
     fn emit(

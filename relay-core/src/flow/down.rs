@@ -94,8 +94,10 @@ impl Down {
                 client.skip(placed.end.client - self.at.client);
             } else if placed.end.backend > backend.received() {
                 break;
-            } else if !self.rewrite(&placed.entry, client, backend)? {
+            } else if client.send_space() < (placed.end.client - self.at.client) as usize {
                 break;
+            } else {
+                self.rewrite(&placed.entry, client, backend)?;
             }
             self.sealed += 1;
             self.at = placed.end;
@@ -224,16 +226,13 @@ impl Down {
         debug_assert_eq!(client.written(), self.at.client);
     }
 
-    /// Re-creates one committed record. False when the client leg has no room for it yet.
+    /// Re-creates one committed record, for which the client leg has room.
     fn rewrite(
         &mut self,
         entry: &Entry,
         client: &mut Connection,
         backend: &Connection,
-    ) -> Result<bool, Broken> {
-        if client.send_space() <= self.suite.record_len(MAX_PLAINTEXT) {
-            return Ok(false);
-        }
+    ) -> Result<(), Broken> {
         let (tag, committed) = match *entry {
             Entry::Data { length, tag } => (self.seal_data(backend, usize::from(length))?, tag),
             Entry::Alert { level, description, tag } => {
@@ -247,14 +246,14 @@ impl Down {
             }
             Entry::Fin => {
                 client.finish();
-                return Ok(true);
+                return Ok(());
             }
         };
         if tag != committed {
             return Err(Broken::Diverged);
         }
         client.write(&self.record);
-        Ok(true)
+        Ok(())
     }
 
     fn seal_data(&mut self, backend: &Connection, length: usize) -> Result<[u8; 16], Broken> {
