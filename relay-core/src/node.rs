@@ -16,7 +16,7 @@ use crate::entropy::Entropy;
 use crate::frame::{IpAddress, IpEndpoint, Inbound, Link as Addresses, emit_udp, parse};
 use crate::id::Incarnation;
 use crate::reason::{Counters, Reason};
-use crate::replica::{Channel, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
+use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
 use crate::shard::Shard;
 use crate::time::{Duration, Instant};
 
@@ -59,6 +59,11 @@ pub struct Node {
     owner_lead: u32,
     /// The owner restarted, so its flows are ours.
     owner_lost: bool,
+    /// The highest view number that the owner has named: a backup that has not been told of that
+    /// view may have been ejected by it.
+    owner_view: u64,
+    /// Since when an owner cannot serve for want of a carrier.
+    cut_off_since: Option<Instant>,
     announce_at: VecDeque<Instant>,
     takeovers: u64,
     takeover: Option<Duration>,
@@ -78,6 +83,7 @@ pub enum Command {
 struct Carrier {
     client: bool,
     backend: bool,
+    cluster: bool,
 }
 
 impl Node {
@@ -99,12 +105,14 @@ impl Node {
             shard,
             counters: Counters::default(),
             commands: VecDeque::new(),
-            carrier: Carrier { client: true, backend: true },
+            carrier: Carrier { client: true, backend: true, cluster: true },
             since: now,
             last_turn: now,
             quarantine: None,
             owner_lead: 0,
             owner_lost: false,
+            owner_view: 0,
+            cut_off_since: None,
             announce_at: VecDeque::new(),
             takeovers: 0,
             takeover: None,
@@ -156,11 +164,16 @@ impl Node {
     }
 
     /// Takes in whether an interface has a carrier.
-    pub fn handle_carrier(&mut self, side: Side, carrier: bool) {
-        match side {
-            Side::Client => self.carrier.client = carrier,
-            Side::Backend => self.carrier.backend = carrier,
-            Side::Cluster => {}
+    pub fn handle_carrier(&mut self, now: Instant, side: Side, carrier: bool) {
+        let link = match side {
+            Side::Client => &mut self.carrier.client,
+            Side::Backend => &mut self.carrier.backend,
+            Side::Cluster => &mut self.carrier.cluster,
+        };
+        let is_back = carrier && !core::mem::replace(link, carrier);
+        if is_back && self.role == Role::Owner && !self.replicas.peers.is_empty() {
+            // Nobody could tell us meanwhile that we were deposed: listen first.
+            self.quarantine(now);
         }
     }
 
@@ -253,6 +266,9 @@ impl Node {
         }
         let mut datagram = payload.to_vec();
         let event = peer.link.handle_datagram(now, &mut datagram)?;
+        if event == Event::Greeted {
+            return Ok(());
+        }
         peer.mac = source;
         self.heard(now, index, event);
         self.apply_messages(now, index)

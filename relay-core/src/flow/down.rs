@@ -24,6 +24,8 @@ pub struct Down {
     sealed: u64,
     /// The place before that entry.
     at: Point,
+    /// A fatal alert was sealed: nothing follows it.
+    failed: bool,
     pub hold: Hold,
     record: Vec<u8>,
 }
@@ -52,6 +54,7 @@ impl Down {
             sealed: log.delivered().index,
             at: log.start(),
             log,
+            failed: false,
             hold,
             record: Vec::new(),
         })
@@ -119,6 +122,7 @@ impl Down {
                     return Err(Broken::Exhausted);
                 }
                 entries.extend(self.key_update(client)?);
+                continue; // whether there is room for data, too, has to be asked again
             }
             let available = (backend.received() - self.at.backend) as usize;
             let budget = client.send_budget().min(client.send_space());
@@ -142,7 +146,7 @@ impl Down {
     /// Answers a KeyUpdate, or changes the key before its limit.
     pub fn key_update(&mut self, client: &mut Connection) -> Result<Option<Entry>, Broken> {
         if !self.can_extend(client) {
-            return Ok(None); // a request that is not answered at once is answered by the next one
+            return Ok(None);
         }
         self.align()?;
         self.record.clear();
@@ -160,17 +164,20 @@ impl Down {
         self.alert((1, alert), client).map(Some)
     }
 
-    /// Ends the stream with a fatal alert. None when records of a former owner have not been
-    /// re-created: an alert must not take their sequence number.
-    pub fn fail(
-        &mut self,
-        alert: u8,
-        client: &mut Connection,
-    ) -> Result<Option<[Entry; 2]>, Broken> {
+    /// Seals a fatal alert; a reset follows when the client has it. None when records of a former
+    /// owner have not been re-created: an alert must not take their sequence number.
+    pub fn fail(&mut self, alert: u8, client: &mut Connection) -> Result<Option<Entry>, Broken> {
         if !self.can_extend(client) {
             return Ok(None);
         }
-        self.finish((FATAL, alert), client).map(Some)
+        let farewell = self.alert((FATAL, alert), client)?;
+        self.failed = true;
+        Ok(Some(farewell))
+    }
+
+    /// Whether the client was sent a fatal alert.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Moves W to what the client has acknowledged; returns whether it moved.
@@ -190,6 +197,7 @@ impl Down {
 
     fn can_extend(&self, client: &Connection) -> bool {
         self.is_caught_up()
+            && !self.failed
             && !self.log.is_finished()
             && self.log.has_room()
             && client.send_space() > self.suite.record_len(MAX_PLAINTEXT)

@@ -29,6 +29,8 @@ pub struct Open {
     /// The last point that was replicated.
     pub(super) reported: (Settled, Delivered),
     ending: Ending,
+    /// The client asked for a KeyUpdate that could not be sealed yet (RFC 8446 section 4.6.3).
+    owes_key_update: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Open {
             raw: output,
             reported: (settled, delivered),
             ending: Ending::No,
+            owes_key_update: false,
         })
     }
 
@@ -82,7 +85,8 @@ impl Open {
         raw: Vec<u8>,
     ) -> Self {
         let reported = (up.settled(), down.delivered());
-        Open { suite, server_name, backend, up, down, raw, reported, ending: Ending::No }
+        let (ending, owes_key_update) = (Ending::No, false);
+        Open { suite, server_name, backend, up, down, raw, reported, ending, owes_key_update }
     }
 
     pub(super) fn suite(&self) -> Suite {
@@ -180,12 +184,20 @@ impl Open {
             return true;
         }
         if is_broken(&self.backend.connection) {
-            self.ending = Ending::Draining;
+            self.drain();
         }
         let log = self.down.log();
-        let taken = log.is_finished() || log.end().backend >= self.backend.connection.received();
+        let taken = log.is_finished()
+            || self.down.has_failed()
+            || log.end().backend >= self.backend.connection.received();
         let drained = taken && self.down.delivered().client == log.end().client;
         self.ending == Ending::Draining && drained
+    }
+
+    /// The backend is of no more use. What it has sent is nowhere else: replicate it at once.
+    fn drain(&mut self) {
+        self.ending = Ending::Draining;
+        self.down.hold.hurry();
     }
 
     fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
@@ -200,16 +212,23 @@ impl Open {
         self.down.replay(client, backend)?;
         let asked = match self.up.pump(client, backend) {
             Ok(asked) => asked,
-            Err(Violation::Farewell) => return Err(Broken::Diverged),
+            Err(Violation::Farewell | Violation::Truncated) => return Err(Broken::Diverged),
             Err(Violation::Alert(alert)) => {
+                if self.down.has_failed() {
+                    return Ok(Vec::new());
+                }
                 self.ending = Ending::Draining;
                 let farewell = self.down.fail(alert, client)?;
-                return farewell.map(Vec::from).ok_or(Broken::Diverged);
+                return farewell.map(|entry| vec![entry]).ok_or(Broken::Diverged);
             }
         };
         let mut entries = Vec::new();
-        if asked.key_update {
-            entries.extend(self.down.key_update(client)?);
+        self.owes_key_update |= asked.key_update;
+        if self.owes_key_update
+            && let Some(update) = self.down.key_update(client)?
+        {
+            self.owes_key_update = false;
+            entries.push(update);
         }
         if asked.renegotiation {
             entries.extend(self.down.warn(NO_RENEGOTIATION, client)?);

@@ -55,6 +55,8 @@ pub enum Violation {
     Alert(u8),
     /// It sent a fatal alert itself, so nobody has to be told.
     Farewell,
+    /// Its stream ended within a record: the backend must not take that for the end.
+    Truncated,
 }
 
 impl Up {
@@ -120,11 +122,12 @@ impl Up {
             }
             self.open(length, client, backend, &mut asked)?;
         }
-        if !self.ended && client.fin_received() && self.fin_is_next(client) {
+        if !self.ended && client.fin_received() && self.is_stuck(client) {
+            if self.read < client.received() {
+                return Err(Violation::Truncated);
+            }
             self.ended = true;
-            let mut end = self.point();
-            // A cut record can never be finished: it is as good as settled.
-            end.client = client.received();
+            let end = self.point();
             self.points.push_back(end);
         }
         if self.ended {
@@ -157,8 +160,8 @@ impl Up {
         self.settled != before
     }
 
-    /// Nothing but a record that will never be whole may lie between us and the FIN.
-    fn fin_is_next(&self, client: &Connection) -> bool {
+    /// Whether no whole record is left.
+    fn is_stuck(&self, client: &Connection) -> bool {
         let mut header = [0; HEADER_LEN];
         let available = client.received().saturating_sub(self.read);
         if client.copy_received(self.read, &mut header) < HEADER_LEN {
