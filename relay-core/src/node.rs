@@ -13,7 +13,7 @@ use relay_abi::peer::View;
 use crate::config::{Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
-use crate::frame::{IpAddress, IpEndpoint, Inbound, Link as Addresses, emit_udp, parse};
+use crate::frame::{Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse};
 use crate::id::Incarnation;
 use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};

@@ -324,13 +324,8 @@ impl Shard {
         if let Some(backend) = flow.backend() {
             self.legs.insert(*backend.connection.tuple(), (id, Side::Backend));
         }
-        let slot = Slot {
-            flow,
-            dirty: false,
-            client_ready: false,
-            backend_ready: false,
-            deadline: None,
-        };
+        let slot =
+            Slot { flow, dirty: false, client_ready: false, backend_ready: false, deadline: None };
         self.flows.insert(id, slot);
         self.total += 1;
         self.touch(id);
@@ -413,10 +408,7 @@ fn mac_of(settings: &Settings, side: Side) -> EthernetAddress {
 }
 
 fn listener_of(settings: &Settings, address: IpAddress, port: u16) -> Option<usize> {
-    settings
-        .listeners
-        .iter()
-        .position(|l| l.port == port && l.addresses.contains(&address))
+    settings.listeners.iter().position(|l| l.port == port && l.addresses.contains(&address))
 }
 
 /// The words of an address for the bucket hash.

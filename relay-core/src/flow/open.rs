@@ -4,7 +4,7 @@ use relay_abi::peer::{DATA_MAX, Direction, Entry, Message};
 
 use super::down::{Broken, Down};
 use super::opening::Dialing;
-use super::up::{Up, Violation};
+use super::up::{Asked, Up, Violation};
 use super::{Effect, Flow, Leg, Stage, Turn, is_broken, is_done};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
@@ -133,8 +133,11 @@ impl Open {
         if self.is_ended() {
             return;
         }
-        if self.is_cut_short(client) {
+        if is_broken(&client.connection) {
             return self.abort(id, turn);
+        }
+        if is_broken(&self.backend.connection) {
+            self.ending = Ending::Draining;
         }
         let entries = match self.pump(&mut client.connection) {
             Ok(entries) => entries,
@@ -143,6 +146,9 @@ impl Open {
         self.commit_entries(id, entries, turn);
         self.report_progress(id, client, turn);
         self.replicate_held(id, client, turn);
+        if self.ending == Ending::Draining && self.is_drained(client) {
+            return self.abort(id, turn);
+        }
         if is_done(&client.connection) && is_done(&self.backend.connection) {
             turn.replicas.push(Some(id), &Message::End { flow: id.0 });
             self.ending = Ending::Ended;
@@ -174,18 +180,12 @@ impl Open {
         acknowledge(backend, &self.down.hold);
     }
 
-    /// Whether one leg is gone and nothing is left to be done for the other one.
-    fn is_cut_short(&mut self, client: &Leg) -> bool {
-        if is_broken(&client.connection) {
-            return true;
-        }
-        if is_broken(&self.backend.connection) {
-            self.ending = Ending::Draining;
-        }
+    /// Whether the client has everything that it can be given.
+    fn is_drained(&self, client: &Leg) -> bool {
+        let (client, backend) = (&client.connection, &self.backend.connection);
         let log = self.down.log();
-        let taken = log.is_finished() || log.end().backend >= self.backend.connection.received();
-        let drained = taken && self.down.delivered().client == log.end().client;
-        self.ending == Ending::Draining && drained
+        let taken = log.is_finished() || log.end().backend >= backend.received();
+        taken && (client.acked() >= log.end().client || self.down.lacks_plaintext(backend))
     }
 
     fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
@@ -198,7 +198,12 @@ impl Open {
     fn pump(&mut self, client: &mut Connection) -> Result<Vec<Entry>, Broken> {
         let backend = &mut self.backend.connection;
         self.down.replay(client, backend)?;
-        let asked = match self.up.pump(client, backend) {
+        let pumped = match self.ending {
+            // The client's stream leads nowhere any more.
+            Ending::Draining => Ok(Asked::default()),
+            _ => self.up.pump(client, backend),
+        };
+        let asked = match pumped {
             Ok(asked) => asked,
             Err(Violation::Farewell) => return Err(Broken::Diverged),
             Err(Violation::Alert(alert)) => {
@@ -251,7 +256,8 @@ impl Open {
     fn replicate_held(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         let settled = (self.up.settled_offset(), self.down.delivered_offset());
         let client = &client.connection;
-        let due = self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
+        let due =
+            self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
         for range in due {
             if let Some(lsn) = push_data(id, Direction::Up, client, range.clone(), turn) {
                 turn.effects.push_back((lsn, id, Effect::UpData(range)));

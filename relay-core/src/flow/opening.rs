@@ -6,8 +6,8 @@ use super::{Flow, Leg, OPENING_MAX, Open, Stage, Turn, is_broken};
 use crate::frame::EthernetAddress;
 use crate::id::FlowId;
 use crate::tcp::{Connection, Phase};
-use crate::tls::{Established, Handshake, HandshakeError};
 use crate::time::Instant;
+use crate::tls::{Established, Handshake, HandshakeError};
 
 /// Backends that one flow tries before its client is told that none answers.
 const DIALS_MAX: u32 = 3;

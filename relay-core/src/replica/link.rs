@@ -136,11 +136,7 @@ impl Link {
     }
 
     /// Takes in a datagram that claims to come from this peer.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        datagram: &mut [u8],
-    ) -> Result<Event, Reason> {
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Event, Reason> {
         let (payload, event) = match self.channel.open(datagram)? {
             Opened::Hello => return Ok(Event::Heard),
             Opened::Payload(payload) => (payload, Event::Heard),
@@ -356,7 +352,13 @@ mod tests {
         let mut now = Instant::ZERO;
         exchange(now, &mut a, &mut b);
         let bytes = [5; 16_000];
-        let message = Message::Data { flow: 1, direction: Direction::Up, offset: 0, fin: false, bytes: &bytes };
+        let message = Message::Data {
+            flow: 1,
+            direction: Direction::Up,
+            offset: 0,
+            fin: false,
+            bytes: &bytes,
+        };
         let end = a.outbox().push(&message);
         for _ in 0..5 {
             now += BEAT;
