@@ -94,6 +94,7 @@ fn rfc_6582_losses_are_repaired_without_sack_too() {
 
 #[test]
 fn rfc_9293_a_closed_window_is_probed_and_opens_again() {
+
     for seed in 0..4 {
         let weather = Weather { loss: seed * 100, ..CALM };
         let mut network = pair(small_config(), MEGABYTE, 0, weather, seed);
@@ -108,15 +109,7 @@ fn rfc_9293_a_closed_window_is_probed_and_opens_again() {
         network.a.paused = false;
         network.a.close = Close::AtOnce;
         network.b.close = Close::AtOnce;
-        for _ in 0..20 {
-            network.run_for(Duration::from_secs(100));
-            eprintln!(
-                "{} {:?} {:?}",
-                network.a.incoming.len(),
-                network.a.phase(),
-                network.b.phase()
-            );
-        }
+        for _ in 0..20 { network.run_for(Duration::from_secs(100)); eprintln!("{} {:?} {:?}", network.a.incoming.len(), network.a.phase(), network.b.phase()); }
         check(&mut network, MEGABYTE, 0);
     }
 }
