@@ -13,7 +13,7 @@ use relay_abi::peer::View;
 use crate::config::{Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
-use crate::frame::{IpAddress, IpEndpoint, Inbound, Link as Addresses, emit_udp, parse};
+use crate::frame::{Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse};
 use crate::id::Incarnation;
 use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
@@ -186,7 +186,7 @@ impl Node {
         }
         self.update_membership(now);
         if self.role == Role::Owner {
-            self.shard.turn(now, &mut self.replicas, &self.settings);
+            self.shard.turn(now, &mut self.replicas, &mut self.counters, &self.settings);
             self.announce(now);
         }
         while let Some(address) = self.shard.poll_unresolved() {
@@ -286,11 +286,12 @@ impl Node {
 }
 
 fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnation) -> Shard {
-    let cookie_key = cluster_secret(&settings.cluster.key, "syn cookies");
+    let key = &settings.cluster.key;
+    let keys = (cluster_secret(key, "syn cookies"), cluster_secret(key, "sequence numbers"));
     let mut seed = [0; 16];
     seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
     seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
-    Shard::new(cookie_key, Entropy::new(seed), incarnation)
+    Shard::new(keys, Entropy::new(seed), incarnation)
 }
 
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {

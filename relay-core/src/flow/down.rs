@@ -86,16 +86,17 @@ impl Down {
         self.sealed == self.log.end_index()
     }
 
+    /// Whether the next record to be re-created is of bytes that the backend has not sent again.
+    pub fn lacks_plaintext(&self, backend: &Connection) -> bool {
+        self.log.get(self.sealed).is_some_and(|placed| placed.end.backend > backend.received())
+    }
+
     /// After a takeover: re-creates the records that the log names, as their plaintext comes in.
-    pub fn replay(
-        &mut self,
-        client: &mut Connection,
-        backend: &Connection,
-    ) -> Result<(), Broken> {
+    pub fn replay(&mut self, client: &mut Connection, backend: &Connection) -> Result<(), Broken> {
         while let Some(placed) = self.log.get(self.sealed).copied() {
             if client.acked() >= placed.end.client && placed.entry != Entry::Fin {
                 client.skip(placed.end.client - self.at.client);
-            } else if placed.end.backend > backend.received() {
+            } else if self.lacks_plaintext(backend) {
                 break;
             } else if client.send_space() < (placed.end.client - self.at.client) as usize {
                 break;
@@ -136,7 +137,9 @@ impl Down {
             self.append(entry, client);
             entries.push(entry);
         }
-        if self.can_extend(client) && backend.fin_received() && self.at.backend == backend.received()
+        if self.can_extend(client)
+            && backend.fin_received()
+            && self.at.backend == backend.received()
         {
             entries.extend(self.finish(CLOSE_NOTIFY, client)?);
         }
@@ -203,11 +206,7 @@ impl Down {
             && client.send_space() > self.suite.record_len(MAX_PLAINTEXT)
     }
 
-    fn finish(
-        &mut self,
-        alert: (u8, u8),
-        client: &mut Connection,
-    ) -> Result<[Entry; 2], Broken> {
+    fn finish(&mut self, alert: (u8, u8), client: &mut Connection) -> Result<[Entry; 2], Broken> {
         let farewell = self.alert(alert, client)?;
         self.record.clear();
         self.append(Entry::Fin, client);

@@ -4,7 +4,7 @@ use relay_abi::peer::{DATA_MAX, Direction, Entry, Message};
 
 use super::down::{Broken, Down};
 use super::opening::Dialing;
-use super::up::{Up, Violation};
+use super::up::{Asked, Up, Violation};
 use super::{Effect, Flow, Leg, Stage, Turn, is_broken, is_done};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
@@ -137,16 +137,22 @@ impl Open {
         if self.is_ended() {
             return;
         }
-        if self.is_cut_short(client) {
+        if is_broken(&client.connection) {
             return self.abort(id, turn);
         }
-        let entries = match self.pump(&mut client.connection) {
+        if is_broken(&self.backend.connection) {
+            self.drain();
+        }
+        let entries = match self.pump(&mut client.connection, turn) {
             Ok(entries) => entries,
             Err(Broken::Diverged | Broken::Exhausted) => return self.abort(id, turn),
         };
         self.commit_entries(id, entries, turn);
         self.report_progress(id, client, turn);
         self.replicate_held(id, client, turn);
+        if self.ending == Ending::Draining && self.is_drained(client) {
+            return self.abort(id, turn);
+        }
         if is_done(&client.connection) && is_done(&self.backend.connection) {
             turn.replicas.push(Some(id), &Message::End { flow: id.0 });
             self.ending = Ending::Ended;
@@ -178,20 +184,13 @@ impl Open {
         acknowledge(backend, &self.down.hold);
     }
 
-    /// Whether one leg is gone and nothing is left to be done for the other one.
-    fn is_cut_short(&mut self, client: &Leg) -> bool {
-        if is_broken(&client.connection) {
-            return true;
-        }
-        if is_broken(&self.backend.connection) {
-            self.drain();
-        }
+    /// Whether the client has everything that it can be given.
+    fn is_drained(&self, client: &Leg) -> bool {
+        let (client, backend) = (&client.connection, &self.backend.connection);
         let log = self.down.log();
-        let taken = log.is_finished()
-            || self.down.has_failed()
-            || log.end().backend >= self.backend.connection.received();
-        let drained = taken && self.down.delivered().client == log.end().client;
-        self.ending == Ending::Draining && drained
+        let taken =
+            log.is_finished() || self.down.has_failed() || log.end().backend >= backend.received();
+        taken && (client.acked() >= log.end().client || self.down.lacks_plaintext(backend))
     }
 
     /// The backend is of no more use. What it has sent is nowhere else: replicate it at once.
@@ -207,17 +206,20 @@ impl Open {
     }
 
     /// Moves bytes both ways; returns the new entries of the log.
-    fn pump(&mut self, client: &mut Connection) -> Result<Vec<Entry>, Broken> {
+    fn pump(&mut self, client: &mut Connection, turn: &mut Turn<'_>) -> Result<Vec<Entry>, Broken> {
         let backend = &mut self.backend.connection;
         self.down.replay(client, backend)?;
-        let asked = match self.up.pump(client, backend) {
+        let pumped = match self.ending {
+            // The client's stream leads nowhere any more.
+            Ending::Draining => Ok(Asked::default()),
+            _ => self.up.pump(client, backend),
+        };
+        let asked = match pumped {
             Ok(asked) => asked,
             Err(Violation::Farewell | Violation::Truncated) => return Err(Broken::Diverged),
-            Err(Violation::Alert(alert)) => {
-                if self.down.has_failed() {
-                    return Ok(Vec::new());
-                }
+            Err(Violation::Alert(alert, reason)) => {
                 self.ending = Ending::Draining;
+                turn.counters.count(reason);
                 let farewell = self.down.fail(alert, client)?;
                 return farewell.map(|entry| vec![entry]).ok_or(Broken::Diverged);
             }
@@ -261,7 +263,9 @@ impl Open {
             if down.index > 0 {
                 self.raw = Vec::new();
             }
-            let lsn = turn.replicas.push(Some(id), &Message::Progress { flow: id.0, up, down });
+            let window = client.save().peer_window;
+            let message = Message::Progress { flow: id.0, up, down, window };
+            let lsn = turn.replicas.push(Some(id), &message);
             turn.effects.push_back((lsn, id, Effect::Progress(up, down)));
         }
     }
@@ -270,7 +274,8 @@ impl Open {
     fn replicate_held(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         let settled = (self.up.settled_offset(), self.down.delivered_offset());
         let client = &client.connection;
-        let due = self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
+        let due =
+            self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
         for range in due {
             if let Some(lsn) = push_data(id, Direction::Up, client, range.clone(), turn) {
                 turn.effects.push_back((lsn, id, Effect::UpData(range)));

@@ -209,7 +209,8 @@ impl Node {
         let lead = self.owner_lead.saturating_add(CLOCK_MARGIN_MS);
         for entry in shadows {
             let io = (now, &mut self.replicas);
-            if let Err(reason) = self.shard.adopt(entry, lead, io, &self.settings) {
+            let counters = &mut self.counters;
+            if let Err(reason) = self.shard.adopt((entry, lead), io, counters, &self.settings) {
                 self.counters.count(reason);
             }
         }
@@ -335,7 +336,8 @@ impl Node {
             upto = Some(flow);
             self.replicas.peers[index].standing = Standing::Learning(upto);
             self.replicas.address(Some(index));
-            self.shard.replicate(flow, (now, &mut self.replicas, &self.settings));
+            let io = (now, &mut self.replicas);
+            self.shard.replicate(flow, io, &mut self.counters, &self.settings);
             self.replicas.address(None);
         }
     }

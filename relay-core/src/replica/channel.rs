@@ -243,13 +243,7 @@ fn datagram_key(
 ) -> aead::LessSafeKey {
     let key = crypto::derive(
         cluster,
-        &[
-            b"datagram",
-            &[from.0.0],
-            &from.1.0.to_be_bytes(),
-            &[to.0.0],
-            &to.1.0.to_be_bytes(),
-        ],
+        &[b"datagram", &[from.0.0], &from.1.0.to_be_bytes(), &[to.0.0], &to.1.0.to_be_bytes()],
     );
     let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, &*key)
         .expect("AES-256-GCM takes the 32 bytes that derive() gives");

@@ -137,11 +137,7 @@ impl Link {
     }
 
     /// Takes in a datagram that claims to come from this peer.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        datagram: &mut [u8],
-    ) -> Result<Event, Reason> {
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Event, Reason> {
         let (payload, event) = match self.channel.open(datagram)? {
             Opened::Hello => return Ok(Event::Greeted),
             Opened::Payload(payload) => (payload, Event::Heard),
@@ -357,7 +353,13 @@ mod tests {
         let mut now = Instant::ZERO;
         exchange(now, &mut a, &mut b);
         let bytes = [5; 16_000];
-        let message = Message::Data { flow: 1, direction: Direction::Up, offset: 0, fin: false, bytes: &bytes };
+        let message = Message::Data {
+            flow: 1,
+            direction: Direction::Up,
+            offset: 0,
+            fin: false,
+            bytes: &bytes,
+        };
         let end = a.outbox().push(&message);
         for _ in 0..5 {
             now += BEAT;

@@ -41,7 +41,7 @@ impl Shard {
             }
             (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
             _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
-                Ok(accepted) if self.flows.len() < settings.flows_max => {
+                Ok(accepted) if self.make_room(settings.flows_max) => {
                     let config = &settings.client_tcp;
                     let mut client = Connection::accept(config, *tuple, &accepted, now);
                     let result = client.handle_segment(now, segment);
@@ -63,7 +63,7 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
+    pub(super) fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
         if let Some(reset) = reset_for(segment) {
             self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
         }

@@ -106,7 +106,10 @@ impl Backend {
         let lines = used.map(|service| {
             let state = host.socket(service.handle).state();
             let Service { received, sent, done, .. } = service;
-            format!("backend {:?} {state} received {received} sent {sent} done {done}", service.id())
+            format!(
+                "backend {:?} {state} received {received} sent {sent} done {done}",
+                service.id()
+            )
         });
         lines.collect()
     }

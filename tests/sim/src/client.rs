@@ -104,7 +104,8 @@ impl Clients {
     /// When [`Clients::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         let own = self.flows.iter().filter(|flow| flow.outcome.is_none()).flat_map(|flow| {
-            [flow.begin, flow.begin + flow.plan.client_reads_after].map(|at| Some(at).filter(|at| *at > now))
+            [flow.begin, flow.begin + flow.plan.client_reads_after]
+                .map(|at| Some(at).filter(|at| *at > now))
         });
         own.chain([self.host.poll_at(now)]).flatten().min()
     }
@@ -176,7 +177,8 @@ impl Client {
             socket.state(),
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
-        if now >= self.begin + self.plan.client_reads_after
+        let awake = now >= self.begin + self.plan.client_reads_after;
+        if (awake || self.tls.is_handshaking())
             && let Err(outcome) = self.read_all(socket)
         {
             socket.abort();
@@ -220,7 +222,10 @@ impl Client {
             }
             self.read += length as u64;
             if self.read > self.plan.down {
-                return Err(Outcome::Wrong(format!("{} bytes too many", self.read - self.plan.down)));
+                return Err(Outcome::Wrong(format!(
+                    "{} bytes too many",
+                    self.read - self.plan.down
+                )));
             }
         }
         Ok(())

@@ -14,6 +14,9 @@ use crate::world::World;
 /// Cluster datagrams of the past that one step repeats.
 const REPLAYED: usize = 200;
 
+/// Where the checksum of a UDP datagram over IPv4 is; zero means that there is none (RFC 768).
+const UDP_CHECKSUM: usize = 14 + 20 + 6;
+
 /// Longest frame of noise, in bytes.
 const NOISE_MAX: u64 = 200;
 
@@ -45,7 +48,8 @@ impl World {
     pub(crate) fn make_noise(&mut self) {
         let Some(at) = self.noise_at.filter(|at| *at <= self.now) else { return };
         let interval = Duration::from_secs(1) / self.options.noise;
-        self.noise_at = Some(at + interval).filter(|at| *at < crate::world::BEGIN + self.options.faults_until);
+        self.noise_at =
+            Some(at + interval).filter(|at| *at < crate::world::BEGIN + self.options.faults_until);
         let mut frame = vec![0; 14 + self.random.below(NOISE_MAX) as usize];
         self.random.fill(&mut frame);
         if self.random.chance(700) {
@@ -131,7 +135,10 @@ impl World {
             None => BTreeSet::new(),
         };
         let flows = self.clients.flows.iter();
-        let alive = flows.filter(|flow| flow.is_started() && flow.outcome.is_none());
+        let alive = flows.filter(|flow| {
+            let served = self.backend.is_done(flow.plan.id);
+            flow.is_started() && !(served && flow.outcome.is_some())
+        });
         let (kept, lost): (Vec<_>, Vec<_>) =
             alive.map(|flow| (flow.plan.id, flow.port)).partition(|(_, port)| safe.contains(port));
         self.report.survivals += kept.len();
@@ -150,6 +157,7 @@ impl World {
             if self.random.chance(300) {
                 let last = frame.len() - 1;
                 frame[last] ^= 1;
+                frame[UDP_CHECKSUM..UDP_CHECKSUM + 2].fill(0);
             }
             self.network.send(self.now, Side::Cluster, Port::Relay(from), &frame);
         }

@@ -37,16 +37,7 @@ const VIRTUAL_BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 2, 0, 
 pub fn address(ipv6: bool, net: u8, host: u8) -> IpAddress {
     match ipv6 {
         false => IpAddress::Ipv4(Ipv4Address::new(10, 99, net, host)),
-        true => IpAddress::Ipv6(Ipv6Address::new(
-            0xfd99,
-            net.into(),
-            0,
-            0,
-            0,
-            0,
-            0,
-            host.into(),
-        )),
+        true => IpAddress::Ipv6(Ipv6Address::new(0xfd99, net.into(), 0, 0, 0, 0, 0, host.into())),
     }
 }
 

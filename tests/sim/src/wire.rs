@@ -116,12 +116,14 @@ pub fn tcp(frame: &[u8]) -> Option<Seen<'_>> {
         EthernetProtocol::Ipv4 => {
             let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
             let is_tcp = packet.next_header() == IpProtocol::Tcp;
-            is_tcp.then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
+            is_tcp
+                .then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
             let is_tcp = packet.next_header() == IpProtocol::Tcp;
-            is_tcp.then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
+            is_tcp
+                .then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
         }
         _ => return None,
     };

@@ -95,7 +95,9 @@ impl World {
         let mut random = Random::new(seed);
         tls::seed_clients(random.fork());
         let mut network = Network::new(setup::RELAYS, random.fork());
-        for (side, faults) in [Side::Client, Side::Backend, Side::Cluster].into_iter().zip(options.faults) {
+        for (side, faults) in
+            [Side::Client, Side::Backend, Side::Cluster].into_iter().zip(options.faults)
+        {
             network.set_faults(side, faults);
         }
         let now = BEGIN;

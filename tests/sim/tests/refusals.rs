@@ -5,9 +5,9 @@ mod common;
 
 use common::{check, step, transfers};
 use rustls::AlertDescription;
+use sim::Outcome;
 use sim::plan::{Conduct, Plan};
 use sim::script::{Action::*, Options, When::*, Who::*};
-use sim::Outcome;
 
 fn strange(conduct: Conduct, up: u64, down: u64) -> Vec<Plan> {
     vec![Plan { conduct, ..Plan::new(1, up, down) }]
