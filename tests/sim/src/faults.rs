@@ -98,6 +98,10 @@ impl World {
                 self.disrupt(index);
                 self.relays[index].pause(self.now + time);
             }
+            Action::Mute(who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].muted_until = Some(self.now + time);
+            }
             Action::Replay => self.replay(),
         }
         true

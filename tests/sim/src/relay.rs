@@ -22,6 +22,8 @@ pub struct Relay {
     /// None: without power.
     pub node: Option<Node>,
     pub paused_until: Option<Instant>,
+    /// Its cluster interface loses what it sends.
+    pub muted_until: Option<Instant>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
     ring: VecDeque<(Side, Vec<u8>)>,

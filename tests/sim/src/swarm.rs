@@ -80,6 +80,12 @@ fn steps(random: &mut Random) -> Vec<Step> {
             steps.push(Step::new(When::After(time + Duration::from_millis(200)), Action::Wait));
         } else {
             let frames = random.below(12);
+            if random.chance(400) {
+                // Less than the time after which the machine is taken for dead.
+                steps.push(Step::new(When::Moved(0), Action::Mute(who, Duration::from_millis(60))));
+                let last = Duration::from_micros(random.below(50_000));
+                steps.push(Step::new(When::After(last), Action::Wait));
+            }
             steps.push(Step::new(When::Moved(0), Action::Crash(who, frames)));
             let dark = Duration::from_millis(random.below(1_500));
             steps.push(Step::new(When::After(dark), Action::Restart));
