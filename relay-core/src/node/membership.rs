@@ -32,9 +32,16 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 impl Node {
     /// A peer was heard.
     pub(super) fn heard(&mut self, now: Instant, index: usize, event: Event) {
-        self.quarantine = None;
+        // What waited in the rings during a pause is no sign of the present.
+        let fresh = now - self.resumed >= self.settings.cluster.heartbeat;
+        if fresh {
+            self.quarantine = None;
+        }
         let peer = &mut self.replicas.peers[index];
         let (id, Some(status)) = (peer.id, peer.link.status()) else { return };
+        if fresh && status.role == Role::Owner {
+            self.doubtful = false;
+        }
         if event == Event::NewIncarnation {
             peer.applied_epoch = 0;
             if self.role == Role::Owner && peer.standing != Standing::Out {
@@ -119,6 +126,8 @@ impl Node {
             if self.role == Role::Owner && self.replicas.peers.iter().any(|p| self.lives(now, p)) {
                 self.quarantine = Some(now + cluster.timeout);
             }
+            self.doubtful = self.role == Role::Backup;
+            self.resumed = now;
             self.since = self.since.max(now);
         }
         if self.quarantine.is_some_and(|until| until <= now) {
@@ -146,6 +155,7 @@ impl Node {
             .filter_map(|peer| peer.link.status())
             .all(|status| status.view <= self.view.number);
         self.role == Role::Backup
+            && !self.doubtful
             && self.view.term == self.promised
             && self.view.in_sync.contains(&me)
             && latest

@@ -76,7 +76,8 @@ fn steps(random: &mut Random) -> Vec<Step> {
         steps.push(Step::new(When::InSync, Action::Wait));
         if pauses && random.chance(500) {
             let time = Duration::from_millis(20 + random.below(600));
-            steps.push(Step::new(When::Moved(0), Action::Pause(who, time)));
+            let pause = if random.chance(500) { Action::Pause } else { Action::Freeze };
+            steps.push(Step::new(When::Moved(0), pause(who, time)));
             steps.push(Step::new(When::After(time + Duration::from_millis(200)), Action::Wait));
         } else {
             let frames = random.below(12);

@@ -156,13 +156,16 @@ fn replayed_and_forged_cluster_datagrams_change_nothing() {
 /// What it knows is old: it must not go on from there.
 #[test]
 fn a_backup_that_slept_does_not_go_on_from_what_it_knew() {
-    let steps = vec![
-        step(Moved(100_000), Wait),
-        step(InSync, Pause(Backup, ms(600))),
-        step(Moved(400_000), Crash(Owner, 3)),
-    ];
-    let report = check(16, &Options::new(transfers(2, 600_000, 600_000), steps));
-    assert_eq!((report.crashes, report.survivals, report.excused), (1, 0, 2));
+    for sleep in [Pause(Backup, ms(600)), Freeze(Backup, ms(600))] {
+        let steps = vec![
+            step(Moved(100_000), Wait),
+            step(InSync, sleep),
+            step(Moved(400_000), Crash(Owner, 3)),
+        ];
+        let report = check(16, &Options::new(transfers(2, 600_000, 600_000), steps));
+        assert_eq!((report.crashes, report.survivals, report.excused), (1, 0, 2));
+        assert_eq!(report.takeovers, 0, "{sleep:?}");
+    }
 }
 
 /// What the owner releases while its backup does not hear it would be lost with it.
