@@ -181,3 +181,11 @@ fn nothing_leaves_that_the_backup_has_not_heard_of() {
         assert_eq!((report.completed, report.takeovers, report.survivals), (1, 1, 1));
     }
 }
+
+#[test]
+fn keys_that_change_are_known_at_the_next_relay() {
+    let steps = vec![step(Moved(150_000), Wait), step(InSync, Crash(Owner, 3))];
+    let plans = vec![Plan { rekeys: 200, ..Plan::new(1, 300_000, 300_000) }];
+    let report = check(19, &Options::new(plans, steps));
+    assert_eq!((report.completed, report.takeovers, report.survivals), (1, 1, 1));
+}
