@@ -25,6 +25,10 @@ pub const ENTRIES_MAX: usize = 8192;
 
 /// What an owner tells its backups.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are built and encoded one at a time, never stored"
+)]
 pub enum Message<'a> {
     /// The view that holds from here on; the messages behind it are of its term.
     View(View),

@@ -53,8 +53,12 @@ pub struct Node {
     /// When the node began to look for an owner.
     since: Instant,
     last_turn: Instant,
+    /// When the node noticed last that it had not run for a while.
+    resumed: Instant,
     /// After a pause nothing leaves until a peer was heard, or this instant.
     quarantine: Option<Instant>,
+    /// After a pause of a backup: the owner may have gone on without it.
+    doubtful: bool,
     /// How far the owner's clock is ahead of ours, in milliseconds.
     owner_lead: u32,
     /// The owner restarted, so its flows are ours.
@@ -108,7 +112,9 @@ impl Node {
             carrier: Carrier { client: true, backend: true, cluster: true },
             since: now,
             last_turn: now,
+            resumed: Instant::ZERO,
             quarantine: None,
+            doubtful: false,
             owner_lead: 0,
             owner_lost: false,
             owner_view: 0,
@@ -216,7 +222,7 @@ impl Node {
             let to = IpEndpoint::new(peer.address.into(), cluster.udp_port);
             let datagram = &self.datagram[..length];
             let write = |payload: &mut [u8]| payload.copy_from_slice(datagram);
-            return Some(emit_udp(&addresses, from, to, length, write, buf));
+            return Some(emit_udp(&addresses, (from, to), length, write, buf));
         }
         None
     }

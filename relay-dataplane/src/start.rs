@@ -134,10 +134,7 @@ fn settings(
     })
 }
 
-fn resolve(
-    listener: &crate::config::Listener,
-    config: &Config,
-) -> Result<Listener, StartError> {
+fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
     let identities = listener.certificates.iter().map(|certificate| tls::Identity {
         certificate_chain_pem: certificate.chain.clone(),
         key_pem: certificate.key.clone(),
@@ -151,7 +148,8 @@ fn resolve(
     };
     let tls = tls::ServerConfig::new(options)
         .map_err(|cause| StartError::Tls { port: listener.port, cause })?;
-    let endpoint = |backend: &std::net::SocketAddr| IpEndpoint::new(backend.ip().into(), backend.port());
+    let endpoint =
+        |backend: &std::net::SocketAddr| IpEndpoint::new(backend.ip().into(), backend.port());
     Ok(Listener {
         addresses: listener.addresses.iter().map(|address| (*address).into()).collect(),
         port: listener.port,

@@ -96,9 +96,9 @@ impl Down {
         while let Some(placed) = self.log.get(self.sealed).copied() {
             if client.acked() >= placed.end.client && placed.entry != Entry::Fin {
                 client.skip(placed.end.client - self.at.client);
-            } else if self.lacks_plaintext(backend) {
-                break;
-            } else if client.send_space() < (placed.end.client - self.at.client) as usize {
+            } else if self.lacks_plaintext(backend)
+                || client.send_space() < (placed.end.client - self.at.client) as usize
+            {
                 break;
             } else {
                 self.rewrite(&placed.entry, client, backend)?;

@@ -206,7 +206,7 @@ impl FlowIds {
     }
 
     /// The next id.
-    pub fn next(&mut self) -> FlowId {
+    pub fn allocate(&mut self) -> FlowId {
         self.0 += 1;
         FlowId(self.0)
     }

@@ -37,9 +37,16 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 impl Node {
     /// A peer was heard.
     pub(super) fn heard(&mut self, now: Instant, index: usize, event: Event) {
-        self.quarantine = None;
+        // What waited in the rings during a pause is no sign of the present.
+        let fresh = now - self.resumed >= self.settings.cluster.heartbeat;
+        if fresh {
+            self.quarantine = None;
+        }
         let peer = &mut self.replicas.peers[index];
         let (id, Some(status)) = (peer.id, peer.link.status()) else { return };
+        if fresh && status.role == Role::Owner {
+            self.doubtful = false;
+        }
         if event == Event::NewIncarnation {
             peer.applied_epoch = 0;
             if self.role == Role::Owner && peer.standing != Standing::Out {
@@ -131,6 +138,8 @@ impl Node {
                 self.quarantine(now);
             }
             self.since += pause;
+            self.doubtful = self.role == Role::Backup;
+            self.resumed = now;
         }
         if self.quarantine.is_some_and(|until| until <= now) {
             self.quarantine = None;
@@ -142,6 +151,7 @@ impl Node {
     pub(super) fn quarantine(&mut self, now: Instant) {
         let timeout = self.settings.cluster.timeout;
         self.quarantine = Some(now + timeout);
+        self.resumed = now;
     }
 
     pub(super) fn update_membership(&mut self, now: Instant) {
@@ -156,6 +166,7 @@ impl Node {
     pub(super) fn is_eligible(&self) -> bool {
         let me = (self.settings.node.0, self.incarnation.0);
         self.role == Role::Backup
+            && !self.doubtful
             && self.view.term == self.promised
             && self.view.in_sync.contains(&me)
             && self.view.number >= self.owner_view

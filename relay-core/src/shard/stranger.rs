@@ -47,7 +47,7 @@ impl Shard {
                     let result = client.handle_segment(now, segment);
                     let handshake = Handshake::new(&settings.listeners[listener].tls)
                         .map_err(|_| Reason::FlowTableFull)?;
-                    let id = self.ids.next();
+                    let id = self.ids.allocate();
                     self.strangers.remove(tuple);
                     self.insert(Flow::new(id, listener, client, source, (now, handshake)));
                     result

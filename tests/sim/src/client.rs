@@ -16,6 +16,9 @@ use crate::tls;
 /// Bytes read from a socket at a time.
 const CHUNK: usize = 4096;
 
+/// Key changes of one client: rustls takes 32 answers without data between them for an attack.
+const REKEYS_MAX: u32 = 20;
+
 /// A name that no certificate has.
 const OTHER_NAME: &str = "other.test";
 
@@ -47,6 +50,7 @@ pub struct Client {
     fin_seen: bool,
     begin: Instant,
     random: Random,
+    rekeyed: u32,
 }
 
 /// How a connection ended for its client.
@@ -140,6 +144,7 @@ impl Client {
             fin_seen: false,
             begin: begin + plan.start,
             random,
+            rekeyed: 0,
         };
         match plan.conduct {
             Conduct::Garbage => {
@@ -284,6 +289,11 @@ impl Client {
                 let length = length.min(self.plan.up - offset);
                 content(self.plan.id, Direction::Up, offset, length as usize)
             };
+            let tls13 = self.plan.version == Version::Tls13;
+            if tls13 && self.rekeyed < REKEYS_MAX && self.random.chance(self.plan.rekeys) {
+                self.rekeyed += 1;
+                self.tls.refresh_traffic_keys().expect("TLS 1.3 changes keys");
+            }
             let taken = self.tls.writer().write(&piece).expect("the library buffers it");
             self.written += taken as u64;
             return true;

@@ -93,10 +93,15 @@ impl World {
                     }
                 }
             }
-            Action::Pause(who, time) => {
+            Action::Pause(who, time) | Action::Freeze(who, time) => {
                 let Some(index) = self.find(who) else { return false };
                 self.disrupt(index);
-                self.relays[index].pause(self.now + time);
+                let deaf = matches!(action, Action::Freeze(..));
+                self.relays[index].pause(self.now + time, deaf);
+            }
+            Action::Mute(who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].muted_until = Some(self.now + time);
             }
             Action::Replay => self.replay(),
         }
@@ -130,8 +135,9 @@ impl World {
         if role != Some(Role::Owner) {
             return;
         }
+        let open = self.protected(index);
         let safe = match self.successor(index) {
-            Some(_) => self.protected(index),
+            Some(_) => open.clone(),
             None => BTreeSet::new(),
         };
         let flows = self.clients.flows.iter();
@@ -145,7 +151,9 @@ impl World {
         for (id, port) in lost {
             self.note(&format!("connection {id} (port {port}) may be lost"));
             self.excused.insert(id);
-            self.wire.forget(port);
+            if !open.contains(&port) {
+                self.wire.forget(port);
+            }
         }
     }
 

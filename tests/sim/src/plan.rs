@@ -23,6 +23,8 @@ pub struct Plan {
     pub client_reads_after: Duration,
     /// The backend reads nothing but the request until this long after it.
     pub backend_reads_after: Duration,
+    /// The client changes its keys before so many of a thousand records (TLS 1.3 only).
+    pub rekeys: u32,
     /// The client writes records of at most this many bytes.
     pub record_max: u64,
 }
@@ -92,6 +94,7 @@ impl Plan {
             conduct: Conduct::Honest,
             client_reads_after: Duration::ZERO,
             backend_reads_after: Duration::ZERO,
+            rekeys: 0,
             record_max: 16_384,
         }
     }

@@ -22,6 +22,10 @@ pub struct Relay {
     /// None: without power.
     pub node: Option<Node>,
     pub paused_until: Option<Instant>,
+    /// While it is paused frames are lost.
+    deaf: bool,
+    /// Its cluster interface loses what it sends.
+    pub muted_until: Option<Instant>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
     ring: VecDeque<(Side, Vec<u8>)>,
@@ -47,7 +51,8 @@ impl Relay {
 
     /// Puts a frame into a receive ring.
     pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) {
-        if self.node.is_none() || self.ring.len() >= RING {
+        let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);
+        if self.node.is_none() || deaf || self.ring.len() >= RING {
             return;
         }
         self.ring.push_back((side, frame));
@@ -59,9 +64,9 @@ impl Relay {
         *self = Relay { node: Some(node), wake_at: Some(now), ..Relay::default() };
     }
 
-    /// The machine gets no processor until `until`.
-    pub fn pause(&mut self, until: Instant) {
-        self.paused_until = Some(until);
+    /// The machine gets no processor until `until`, and no frames if it is `deaf`.
+    pub fn pause(&mut self, until: Instant, deaf: bool) {
+        (self.paused_until, self.deaf) = (Some(until), deaf);
     }
 
     /// When [`Relay::run`] has something to do.

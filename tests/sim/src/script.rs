@@ -54,6 +54,10 @@ pub enum Action {
     Restart,
     /// A machine gets no processor for so long.
     Pause(Who, Duration),
+    /// The same, and what comes in meanwhile is lost: a virtual machine that is stopped.
+    Freeze(Who, Duration),
+    /// Nobody hears a machine's cluster interface for so long.
+    Mute(Who, Duration),
     /// Cluster datagrams of the past are repeated, and forged ones are sent.
     Replay,
 }

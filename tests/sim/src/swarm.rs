@@ -10,6 +10,9 @@ use crate::script::{Action, Options, Step, When, Who};
 /// Bytes of one stream at most.
 const STREAM_MAX: u64 = 400_000;
 
+/// Now and then one is longer than the buffers of a relay, so that these wrap.
+const LONG_STREAM_MAX: u64 = 3_000_000;
+
 /// The scenario of `seed`.
 pub fn options(seed: u64) -> Options {
     let mut random = Random::new(seed ^ 0x5157_4152_4d00);
@@ -44,8 +47,12 @@ pub fn options(seed: u64) -> Options {
 }
 
 fn plan(id: u64, random: &mut Random) -> Plan {
-    let mut size = |max| if random.chance(700) { random.below(max) } else { random.below(2_000) };
-    let (up, down) = (size(STREAM_MAX), size(STREAM_MAX));
+    let mut size = || match random.below(100) {
+        0..3 => random.below(LONG_STREAM_MAX),
+        3..70 => random.below(STREAM_MAX),
+        _ => random.below(2_000),
+    };
+    let (up, down) = (size(), size());
     let sluggish = |random: &mut Random| match random.chance(150) {
         true => Duration::from_millis(random.below(2_000)),
         false => Duration::ZERO,
@@ -56,6 +63,7 @@ fn plan(id: u64, random: &mut Random) -> Plan {
         version: if random.chance(250) { Version::Tls12 } else { Version::Tls13 },
         client_reads_after: sluggish(random),
         backend_reads_after: sluggish(random),
+        rekeys: if random.chance(200) { 100 } else { 0 },
         record_max: if random.chance(500) { 16_384 } else { 1 + random.below(3_000) },
         ..Plan::new(id, up, down)
     }
@@ -76,10 +84,17 @@ fn steps(random: &mut Random) -> Vec<Step> {
         steps.push(Step::new(When::InSync, Action::Wait));
         if pauses && random.chance(500) {
             let time = Duration::from_millis(20 + random.below(600));
-            steps.push(Step::new(When::Moved(0), Action::Pause(who, time)));
+            let pause = if random.chance(500) { Action::Pause } else { Action::Freeze };
+            steps.push(Step::new(When::Moved(0), pause(who, time)));
             steps.push(Step::new(When::After(time + Duration::from_millis(200)), Action::Wait));
         } else {
             let frames = random.below(12);
+            if random.chance(400) {
+                // Less than the time after which the machine is taken for dead.
+                steps.push(Step::new(When::Moved(0), Action::Mute(who, Duration::from_millis(60))));
+                let last = Duration::from_micros(random.below(50_000));
+                steps.push(Step::new(When::After(last), Action::Wait));
+            }
             steps.push(Step::new(When::Moved(0), Action::Crash(who, frames)));
             let dark = Duration::from_millis(random.below(1_500));
             steps.push(Step::new(When::After(dark), Action::Restart));

@@ -243,7 +243,9 @@ impl World {
                 continue;
             };
             self.turns += 1;
-            for (side, frame) in frames {
+            let muted = self.relays[index].muted_until.is_some_and(|until| self.now < until);
+            let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
+            for (side, frame) in heard {
                 self.transmit(index, side, &frame);
             }
             for address in resolve {

@@ -151,3 +151,41 @@ fn replayed_and_forged_cluster_datagrams_change_nothing() {
     assert!(dropped("peer_replay") > 50, "{:?}", report.dropped);
     assert!(dropped("peer_authentication") > 3, "{:?}", report.dropped);
 }
+
+/// The backup sleeps longer than the owner waits for it, and wakes up when the owner is dead.
+/// What it knows is old: it must not go on from there.
+#[test]
+fn a_backup_that_slept_does_not_go_on_from_what_it_knew() {
+    for sleep in [Pause(Backup, ms(600)), Freeze(Backup, ms(600))] {
+        let steps = vec![
+            step(Moved(100_000), Wait),
+            step(InSync, sleep),
+            step(Moved(400_000), Crash(Owner, 3)),
+        ];
+        let report = check(16, &Options::new(transfers(2, 600_000, 600_000), steps));
+        assert_eq!((report.crashes, report.survivals, report.excused), (1, 0, 2));
+        assert_eq!(report.takeovers, 0, "{sleep:?}");
+    }
+}
+
+/// What the owner releases while its backup does not hear it would be lost with it.
+#[test]
+fn nothing_leaves_that_the_backup_has_not_heard_of() {
+    for (seed, plan) in [(17, Plan::new(1, 0, 600_000)), (18, Plan::new(1, 600_000, 0))] {
+        let steps = vec![
+            step(Moved(200_000), Wait),
+            step(InSync, Mute(Owner, ms(60))),
+            step(After(ms(40)), Crash(Owner, 3)),
+        ];
+        let report = check(seed, &Options::new(vec![plan], steps));
+        assert_eq!((report.completed, report.takeovers, report.survivals), (1, 1, 1));
+    }
+}
+
+#[test]
+fn keys_that_change_are_known_at_the_next_relay() {
+    let steps = vec![step(Moved(150_000), Wait), step(InSync, Crash(Owner, 3))];
+    let plans = vec![Plan { rekeys: 200, ..Plan::new(1, 300_000, 300_000) }];
+    let report = check(19, &Options::new(plans, steps));
+    assert_eq!((report.completed, report.takeovers, report.survivals), (1, 1, 1));
+}
