@@ -121,6 +121,7 @@ impl Hold {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of one range are what is compared")]
 mod tests {
     use super::*;
 

@@ -264,7 +264,7 @@ mod tests {
             let mut chunk = Vec::new();
             while let Some(position) = out.poll_chunk(now, 300, &mut chunk) {
                 turn += 1;
-                match turn * 2654435761 >> 7 & 7 {
+                match ((turn * 2654435761) >> 7) & 7 {
                     0 => {}
                     1 => late = Some((position, chunk.clone())),
                     2 => {
