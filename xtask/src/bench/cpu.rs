@@ -33,7 +33,7 @@ pub struct Snapshot {
     relays: Duration,
     origin: Duration,
     generator: Duration,
-    machine: Duration,
+    machine_idle: Duration,
 }
 
 /// CPU time used between two snapshots.
@@ -49,7 +49,7 @@ pub struct Usage {
     pub origin: Duration,
     /// This program, which makes the load.
     pub generator: Duration,
-    /// Everything that was not idle on the whole machine, in steps of 10 ms.
+    /// The whole machine: what its cores were neither idle nor without a host's CPU.
     pub machine: Duration,
 }
 
@@ -63,19 +63,21 @@ impl Snapshot {
             relays: sum(&cast.relays)?,
             origin: sum(&cast.origin)?,
             generator: process(i32::try_from(std::process::id())?)?,
-            machine: machine(&fs::read_to_string("/proc/stat")?)?,
+            machine_idle: idle(&fs::read_to_string("/proc/stat")?)?,
         })
     }
 
-    /// What was used since `earlier`.
-    pub fn since(&self, earlier: &Snapshot) -> Usage {
+    /// What was used since `earlier`, on a machine of `cores`.
+    pub fn since(&self, earlier: &Snapshot, cores: usize) -> Usage {
+        let wall = self.at - earlier.at;
+        let idle = self.machine_idle.saturating_sub(earlier.machine_idle);
         Usage {
-            wall: self.at - earlier.at,
+            wall,
             proxy: self.proxy.saturating_sub(earlier.proxy),
             relays: self.relays.saturating_sub(earlier.relays),
             origin: self.origin.saturating_sub(earlier.origin),
             generator: self.generator.saturating_sub(earlier.generator),
-            machine: self.machine.saturating_sub(earlier.machine),
+            machine: (wall * u32::try_from(cores).unwrap_or(u32::MAX)).saturating_sub(idle),
         }
     }
 }
@@ -150,14 +152,15 @@ fn process(pid: i32) -> Result<Duration> {
     Ok(ticks(times.iter().sum()))
 }
 
-/// The first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal. Stolen
-/// time is nobody's work on this machine.
-fn machine(text: &str) -> Result<Duration> {
+/// The first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal. The busy
+/// ones are sampled by the clock tick, which lies about work that begins with a timer; idle time is
+/// measured. Stolen time is nobody's work on this machine.
+fn idle(text: &str) -> Result<Duration> {
     let line = text.lines().next().context("empty /proc/stat")?;
     let times: Vec<u64> =
         line.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
-    ensure!(times.len() >= 7, "unknown /proc/stat: {line}");
-    Ok(ticks(times[0] + times[1] + times[2] + times[5] + times[6]))
+    ensure!(times.len() >= 8, "unknown /proc/stat: {line}");
+    Ok(ticks(times[3] + times[4] + times[7]))
 }
 
 fn ticks(count: u64) -> Duration {
@@ -169,9 +172,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_and_stolen_time_is_no_work() {
-        let busy = machine("cpu  1 2 4 1000 1000 8 16 1000 0 0\ncpu0 0\n").unwrap();
-        assert_eq!(busy, Duration::from_millis(310));
+    fn waiting_and_stolen_time_is_no_work() {
+        let idle = idle("cpu  1000 1000 1000 1 2 1000 1000 4 0 0\ncpu0 0\n").unwrap();
+        assert_eq!(idle, Duration::from_millis(70));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::client::{Client, Tls};
-use super::cpu::{Cast, REST_CORE, Snapshot, Usage, pin_self};
+use super::cpu::{Cast, REST_CORE, Snapshot, Usage, cores, pin_self};
 use super::workload::Workload;
 use crate::lab::plan::CLIENT_NS;
 use crate::shell::inside;
@@ -40,6 +40,7 @@ impl Outcome {
 
 /// Puts `workload` on the proxy at `address` and measures one window.
 pub fn drive(workload: &Workload, address: IpAddr, cast: &Cast) -> Result<Outcome> {
+    let cores = cores()?;
     inside(CLIENT_NS, || {
         // Threads inherit namespace and core.
         pin_self(REST_CORE)?;
@@ -63,7 +64,7 @@ pub fn drive(workload: &Workload, address: IpAddr, cast: &Cast) -> Result<Outcom
             gate.wait();
             thread::sleep(TAIL);
             let after = Snapshot::take(cast);
-            anyhow::Ok(after?.since(&before?))
+            anyhow::Ok(after?.since(&before?, cores))
         })?;
         let results = results.into_inner().unwrap_or_else(|poison| poison.into_inner());
         Ok(outcome(results, usage))

@@ -70,20 +70,21 @@ impl Report<'_> {
 
     fn absolute(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "Absolute figures (they move with the machine's load: compare ratios)\n")?;
-        writeln!(f, "| load | unit | proxy | px | bench | backup's px | px share | p50 ms |")?;
+        writeln!(f, "| load | unit | proxy | px | bench | other relays' px | px share | p50 ms |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         for (name, relays) in self.rows() {
+            let idle =
+                if relays > 1 { "haproxy (2 idle relays)" } else { "haproxy (1 idle relay)" };
             for (proxy, sides) in [
-                ("haproxy", &[Side::Haproxy, Side::HaproxyAgain][..]),
-                ("relay", &[Side::Relay][..]),
+                (idle.to_owned(), &[Side::Haproxy, Side::HaproxyAgain][..]),
+                (format!("relay {}", company(relays)), &[Side::Relay][..]),
             ] {
                 let of = |figure: Figure| show(&self.values(name, relays, sides, figure));
                 let unit = self.0.iter().find(|sample| sample.workload == name);
                 writeln!(
                     f,
-                    "| {name} | {} | {proxy}, {} | {} | {} | {} | {} | {} |",
+                    "| {name} | {} | {proxy} | {} | {} | {} | {} | {} |",
                     unit.map_or("", |sample| &sample.unit),
-                    company(relays),
                     of(PROXY),
                     of(BENCH),
                     of(|sample| sample.relays_cpu),

@@ -70,22 +70,23 @@ pub struct Workload {
     pub interval: Option<Duration>,
 }
 
-/// All of them. A window lasts one to two seconds, so that CPU clocks of 10 ms are exact enough.
+/// All of them. A window lasts one to two seconds, so that CPU clocks of 10 ms are exact enough;
+/// no interval is a multiple of the kernel's tick of 4 ms (HZ=250).
 /// nginx ends a connection after 1000 requests: each thread does fewer.
 pub const ALL: [Workload; 5] = [
     Workload {
         name: "new connection + 1 KiB, 400/s",
         operation: Operation::Connection,
-        threads: 8,
-        operations: 75,
-        interval: Some(Duration::from_millis(20)),
+        threads: 7,
+        operations: 86,
+        interval: Some(Duration::from_micros(17_500)),
     },
     Workload {
         name: "100 B request, 4000/s",
         operation: Operation::Request,
-        threads: 16,
-        operations: 375,
-        interval: Some(Duration::from_millis(4)),
+        threads: 15,
+        operations: 400,
+        interval: Some(Duration::from_micros(3750)),
     },
     Workload {
         name: "100 B request, 32 at a time",
