@@ -12,6 +12,10 @@
 //! # }
 //! ```
 
+pub mod client;
+pub mod conversation;
+pub mod counters;
+
 use std::fs::{File, OpenOptions};
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
@@ -30,6 +34,13 @@ pub use xtask::shell::wait_for;
 
 /// Held while a lab exists; outside of the lab's state, which comes and goes.
 const LOCK: &str = "/run/relay-lab.lock";
+
+/// Program for python3: frames that are wrong, toward a VIP; its own words say how to use it.
+pub const BAD_FRAMES: &str = include_str!("bad_frames.py");
+/// Program for python3: captured, forged and replayed datagrams between relays.
+pub const BAD_DATAGRAMS: &str = include_str!("bad_datagrams.py");
+/// Program for python3: a record that does not authenticate.
+pub const BAD_RECORD: &str = include_str!("bad_record.py");
 
 /// How long a relay may take until another one owns its connections.
 pub const TAKEOVER_LIMIT: Duration = Duration::from_secs(30);
@@ -85,6 +96,11 @@ impl Fixture {
     /// Starts `relay` again and waits until it could take over.
     pub fn bring_back(&mut self, relay: &str) -> Result<()> {
         self.start(relay)?;
+        self.await_backup(relay)
+    }
+
+    /// Waits until `relay` could take over.
+    pub fn await_backup(&self, relay: &str) -> Result<()> {
         wait_for(&format!("return of {relay}"), SYNC_LIMIT, || {
             let status = self.status(relay)?;
             anyhow::ensure!(status.is_ready_backup(), "{relay} is no backup in sync: {status:?}");

@@ -1,7 +1,7 @@
 //! The soak test: one long download and one long upload, each in one TLS session, while relays are
 //! lost and come back many times.
 
-mod stream;
+pub mod stream;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
