@@ -25,6 +25,10 @@ pub const ENTRIES_MAX: usize = 8192;
 
 /// What an owner tells its backups.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are built and encoded one at a time, never stored"
+)]
 pub enum Message<'a> {
     /// The view that holds from here on; the messages behind it are of its term.
     View(View),
@@ -34,8 +38,8 @@ pub enum Message<'a> {
     BasesEnd,
     /// New entries of a flow's log; `index` is the position of the first one (rule 8).
     Entries { flow: u64, index: u64, entries: Vec<Entry> },
-    /// The settled points of a flow moved.
-    Progress { flow: u64, up: Settled, down: Delivered },
+    /// The settled points of a flow moved; `window` is the client's, in bytes.
+    Progress { flow: u64, up: Settled, down: Delivered, window: u32 },
     /// Bytes of a stream that no endpoint holds any more once they are acknowledged.
     Data { flow: u64, direction: Direction, offset: u64, fin: bool, bytes: &'a [u8] },
     /// The flow is over.
@@ -207,11 +211,12 @@ impl<'a> Message<'a> {
                 out.u64(*index);
                 encode_entries(entries, out);
             }
-            Message::Progress { flow, up, down } => {
+            Message::Progress { flow, up, down, window } => {
                 out.u8(PROGRESS);
                 out.u64(*flow);
                 up.encode(out);
                 down.encode(out);
+                out.u32(*window);
             }
             Message::Data { flow, direction, offset, fin, bytes } => {
                 out.u8(DATA);
@@ -244,6 +249,7 @@ impl<'a> Message<'a> {
                 flow: r.u64()?,
                 up: Settled::decode(&mut r)?,
                 down: Delivered::decode(&mut r)?,
+                window: r.u32()?,
             },
             DATA => {
                 let flow = r.u64()?;
@@ -537,7 +543,7 @@ mod tests {
             }),
             Message::BasesEnd,
             Message::Entries { flow: 1, index: 9, entries },
-            Message::Progress { flow: 1, up, down },
+            Message::Progress { flow: 1, up, down, window: 65535 },
             Message::Data {
                 flow: 1,
                 direction: Direction::Down,

@@ -13,10 +13,10 @@ use relay_abi::peer::View;
 use crate::config::{Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
-use crate::frame::{IpAddress, IpEndpoint, Inbound, Link as Addresses, emit_udp, parse};
+use crate::frame::{Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse};
 use crate::id::Incarnation;
 use crate::reason::{Counters, Reason};
-use crate::replica::{Channel, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
+use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
 use crate::shard::Shard;
 use crate::time::{Duration, Instant};
 
@@ -53,12 +53,21 @@ pub struct Node {
     /// When the node began to look for an owner.
     since: Instant,
     last_turn: Instant,
+    /// When the node noticed last that it had not run for a while.
+    resumed: Instant,
     /// After a pause nothing leaves until a peer was heard, or this instant.
     quarantine: Option<Instant>,
+    /// After a pause of a backup: the owner may have gone on without it.
+    doubtful: bool,
     /// How far the owner's clock is ahead of ours, in milliseconds.
     owner_lead: u32,
     /// The owner restarted, so its flows are ours.
     owner_lost: bool,
+    /// The highest view number that the owner has named: a backup that has not been told of that
+    /// view may have been ejected by it.
+    owner_view: u64,
+    /// Since when an owner cannot serve for want of a carrier.
+    cut_off_since: Option<Instant>,
     announce_at: VecDeque<Instant>,
     takeovers: u64,
     takeover: Option<Duration>,
@@ -78,6 +87,7 @@ pub enum Command {
 struct Carrier {
     client: bool,
     backend: bool,
+    cluster: bool,
 }
 
 impl Node {
@@ -99,12 +109,16 @@ impl Node {
             shard,
             counters: Counters::default(),
             commands: VecDeque::new(),
-            carrier: Carrier { client: true, backend: true },
+            carrier: Carrier { client: true, backend: true, cluster: true },
             since: now,
             last_turn: now,
+            resumed: Instant::ZERO,
             quarantine: None,
+            doubtful: false,
             owner_lead: 0,
             owner_lost: false,
+            owner_view: 0,
+            cut_off_since: None,
             announce_at: VecDeque::new(),
             takeovers: 0,
             takeover: None,
@@ -156,11 +170,16 @@ impl Node {
     }
 
     /// Takes in whether an interface has a carrier.
-    pub fn handle_carrier(&mut self, side: Side, carrier: bool) {
-        match side {
-            Side::Client => self.carrier.client = carrier,
-            Side::Backend => self.carrier.backend = carrier,
-            Side::Cluster => {}
+    pub fn handle_carrier(&mut self, now: Instant, side: Side, carrier: bool) {
+        let link = match side {
+            Side::Client => &mut self.carrier.client,
+            Side::Backend => &mut self.carrier.backend,
+            Side::Cluster => &mut self.carrier.cluster,
+        };
+        let is_back = carrier && !core::mem::replace(link, carrier);
+        if is_back && self.role == Role::Owner && !self.replicas.peers.is_empty() {
+            // Nobody could tell us meanwhile that we were deposed: listen first.
+            self.quarantine(now);
         }
     }
 
@@ -173,7 +192,7 @@ impl Node {
         }
         self.update_membership(now);
         if self.role == Role::Owner {
-            self.shard.turn(now, &mut self.replicas, &self.settings);
+            self.shard.turn(now, &mut self.replicas, &mut self.counters, &self.settings);
             self.announce(now);
         }
         while let Some(address) = self.shard.poll_unresolved() {
@@ -203,7 +222,7 @@ impl Node {
             let to = IpEndpoint::new(peer.address.into(), cluster.udp_port);
             let datagram = &self.datagram[..length];
             let write = |payload: &mut [u8]| payload.copy_from_slice(datagram);
-            return Some(emit_udp(&addresses, from, to, length, write, buf));
+            return Some(emit_udp(&addresses, (from, to), length, write, buf));
         }
         None
     }
@@ -253,6 +272,9 @@ impl Node {
         }
         let mut datagram = payload.to_vec();
         let event = peer.link.handle_datagram(now, &mut datagram)?;
+        if event == Event::Greeted {
+            return Ok(());
+        }
         peer.mac = source;
         self.heard(now, index, event);
         self.apply_messages(now, index)
@@ -270,11 +292,12 @@ impl Node {
 }
 
 fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnation) -> Shard {
-    let cookie_key = cluster_secret(&settings.cluster.key, "syn cookies");
+    let key = &settings.cluster.key;
+    let keys = (cluster_secret(key, "syn cookies"), cluster_secret(key, "sequence numbers"));
     let mut seed = [0; 16];
     seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
     seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
-    Shard::new(cookie_key, Entropy::new(seed), incarnation)
+    Shard::new(keys, Entropy::new(seed), incarnation)
 }
 
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {

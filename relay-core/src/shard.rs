@@ -1,6 +1,7 @@
 //! One core's byte path: the flow table, and what goes in and out of it.
 
 mod dial;
+mod stranger;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -8,15 +9,14 @@ use relay_abi::bucket;
 use smoltcp::wire::TcpControl;
 
 use crate::config::{Settings, Side};
-use crate::entropy::Entropy;
+use crate::entropy::{Entropy, TupleHash};
 use crate::flow::{Description, Effects, Flow, FlowIds, Next, Restoration, Turn};
 use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::id::{FlowId, Incarnation};
-use crate::reason::Reason;
+use crate::reason::{Counters, Reason};
 use crate::replica::{Replicas, Shadow};
-use crate::tcp::{Connection, Cookies, Phase, reset_for};
+use crate::tcp::{Cookies, Phase};
 use crate::time::Instant;
-use crate::tls::Handshake;
 
 /// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
 const REPLIES_MAX: usize = 1024;
@@ -38,6 +38,11 @@ pub struct Shard {
     cookies: Cookies,
     entropy: Entropy,
     ids: FlowIds,
+    numbers: TupleHash,
+    /// Flows that are over but for TIME-WAIT, oldest first: they make room when the table is full.
+    lingering: VecDeque<FlowId>,
+    /// When a segment that belongs to no flow was seen first.
+    strangers: BTreeMap<Tuple, Instant>,
     neighbors: BTreeMap<IpAddress, EthernetAddress>,
     unresolved: BTreeSet<IpAddress>,
     dialed: usize,
@@ -50,11 +55,19 @@ struct Slot {
     client_ready: bool,
     backend_ready: bool,
     deadline: Option<Instant>,
+    /// The backend leg's entry in `legs`.
+    dialed: Option<Tuple>,
+    /// It is in the list of flows that are over but for TIME-WAIT.
+    lingers: bool,
 }
 
 impl Shard {
-    /// An empty shard. `cookie_key` is the same at every node.
-    pub fn new(cookie_key: [u8; 32], entropy: Entropy, incarnation: Incarnation) -> Self {
+    /// An empty shard. The keys for SYN cookies and sequence numbers are the same at every node.
+    pub fn new(
+        (cookie_key, number_key): ([u8; 32], [u8; 32]),
+        entropy: Entropy,
+        incarnation: Incarnation,
+    ) -> Self {
         Shard {
             flows: BTreeMap::new(),
             legs: HashMap::new(),
@@ -68,6 +81,9 @@ impl Shard {
             cookies: Cookies::new(cookie_key),
             entropy,
             ids: FlowIds::new(incarnation),
+            numbers: TupleHash::new(&number_key),
+            lingering: VecDeque::new(),
+            strangers: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeSet::new(),
             dialed: 0,
@@ -104,11 +120,16 @@ impl Shard {
     }
 
     /// Tells every follower about a flow as a whole.
-    pub fn replicate(&mut self, id: FlowId, turn: (Instant, &mut Replicas, &Settings)) {
-        let (now, replicas, settings) = turn;
+    pub fn replicate(
+        &mut self,
+        id: FlowId,
+        (now, replicas): (Instant, &mut Replicas),
+        counters: &mut Counters,
+        settings: &Settings,
+    ) {
         if let Some(slot) = self.flows.get_mut(&id) {
             let effects = &mut self.effects;
-            let mut turn = Turn { now, replicas, effects, hold: settings.hold };
+            let mut turn = Turn { now, replicas, effects, counters, hold: settings.hold };
             slot.flow.replicate(&mut turn);
         }
     }
@@ -129,7 +150,9 @@ impl Shard {
             Side::Client => Some(&mut slot.flow.client),
             Side::Backend | Side::Cluster => slot.flow.backend_mut(),
         };
-        let Some(leg) = leg else { return Err(Reason::UnknownFlow) };
+        let Some(leg) = leg else {
+            return self.handle_stranger(now, (side, source), (tuple, segment), settings);
+        };
         let is_over = matches!(leg.connection.phase(), Phase::TimeWait | Phase::Closed(_));
         if side == Side::Client
             && is_over
@@ -138,14 +161,29 @@ impl Shard {
             self.remove(id);
             return self.handle_stranger(now, (side, source), (tuple, segment), settings);
         }
-        leg.next_hop = Some(source);
+        let dialing = leg.connection.phase() == Phase::SynSent;
         let result = leg.connection.handle_segment(now, segment);
+        match result {
+            Ok(()) => leg.next_hop = Some(source),
+            // RFC 9293 section 3.10.7.3: the peer remembers an older connection.
+            Err(Reason::AckUnacceptable) if dialing => {
+                let link = Link { source: mac_of(settings, side), destination: source };
+                self.refuse(side, &link, tuple, segment);
+            }
+            Err(_) => {}
+        }
         self.touch(id);
         result
     }
 
     /// One turn: lets committed effects go, and does everything that can be done now.
-    pub fn turn(&mut self, now: Instant, replicas: &mut Replicas, settings: &Settings) {
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        replicas: &mut Replicas,
+        counters: &mut Counters,
+        settings: &Settings,
+    ) {
         self.apply_committed(now, replicas);
         while let Some((at, id)) = self.timers.first().copied() {
             if at > now {
@@ -162,10 +200,19 @@ impl Shard {
             let Some(slot) = self.flows.get_mut(&id) else { continue };
             slot.dirty = false;
             let effects = &mut self.effects;
-            let mut turn = Turn { now, replicas, effects, hold: settings.hold };
-            match slot.flow.service(&mut turn) {
+            let mut turn = Turn { now, replicas, effects, counters, hold: settings.hold };
+            let next = slot.flow.service(&mut turn);
+            if slot.flow.is_lingering() && !slot.lingers {
+                slot.lingers = true;
+                self.lingering.push_back(id);
+            }
+            match next {
                 Next::Wait => self.reschedule(now, id),
-                Next::Dial => self.dial(now, id, settings),
+                Next::Dial => {
+                    if let Err(reason) = self.dial(now, id, settings) {
+                        counters.count(reason);
+                    }
+                }
                 Next::Over => self.remove(id),
             }
         }
@@ -202,10 +249,15 @@ impl Shard {
                 _ => (&mut self.backend_ready, self.flows.get_mut(&id)),
             };
             queue.pop_front();
-            match slot {
-                Some(slot) if side == Side::Client => slot.client_ready = false,
-                Some(slot) => slot.backend_ready = false,
-                None => {}
+            if let Some(slot) = slot {
+                match side {
+                    Side::Client => slot.client_ready = false,
+                    _ => slot.backend_ready = false,
+                }
+                // The last segment may have been all that a flow still waited for.
+                if !slot.flow.is_replicated() {
+                    self.touch(id);
+                }
             }
             self.touch_timer(now, id);
         }
@@ -259,9 +311,9 @@ impl Shard {
     /// Goes on with a flow of a former owner.
     pub fn adopt(
         &mut self,
-        (id, shadow): (FlowId, Shadow),
-        clock_lead: u32,
+        ((id, shadow), clock_lead): ((FlowId, Shadow), u32),
         (now, replicas): (Instant, &mut Replicas),
+        counters: &mut Counters,
         settings: &Settings,
     ) -> Result<(), Reason> {
         let vip = crate::flow::ip_endpoint(&shadow.client.local);
@@ -276,55 +328,9 @@ impl Shard {
         };
         let mut flow = Flow::restore(id, shadow, &with).ok_or(Reason::PeerMalformed)?;
         let effects = &mut self.effects;
-        flow.replicate(&mut Turn { now, replicas, effects, hold: settings.hold });
+        flow.replicate(&mut Turn { now, replicas, effects, counters, hold: settings.hold });
         self.insert(flow);
         Ok(())
-    }
-
-    fn handle_stranger(
-        &mut self,
-        now: Instant,
-        (side, source): (Side, EthernetAddress),
-        (tuple, segment): (&Tuple, &TcpRepr<'_>),
-        settings: &Settings,
-    ) -> Result<(), Reason> {
-        let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
-        let link = Link { source: mac_of(settings, side), destination: source };
-        let (Some(listener), Side::Client) = (listener, side) else {
-            self.refuse(side, &link, tuple, segment);
-            return Err(Reason::UnknownFlow);
-        };
-        match (segment.control, segment.ack_number) {
-            (TcpControl::Syn, None) => {
-                let answer = self.cookies.syn_ack(now, tuple, segment, &settings.client_tcp);
-                self.reply(side, |buf| emit_tcp(&link, tuple, &answer, buf));
-                Ok(())
-            }
-            (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
-            _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
-                Ok(accepted) if self.flows.len() < settings.flows_max => {
-                    let config = &settings.client_tcp;
-                    let mut client = Connection::accept(config, *tuple, &accepted, now);
-                    let result = client.handle_segment(now, segment);
-                    let handshake = Handshake::new(&settings.listeners[listener].tls)
-                        .map_err(|_| Reason::FlowTableFull)?;
-                    let id = self.ids.next();
-                    self.insert(Flow::new(id, listener, client, source, (now, handshake)));
-                    result
-                }
-                Ok(_) => Err(Reason::FlowTableFull),
-                Err(reason) => {
-                    self.refuse(side, &link, tuple, segment);
-                    Err(reason)
-                }
-            },
-        }
-    }
-
-    fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
-        if let Some(reset) = reset_for(segment) {
-            self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
-        }
     }
 
     fn emit(
@@ -352,6 +358,9 @@ impl Shard {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {
                 slot.flow.apply(effect);
+                if slot.flow.is_lingering() {
+                    self.touch(id);
+                }
                 self.reschedule(now, id);
             }
         }
@@ -364,8 +373,9 @@ impl Shard {
             self.remove(old);
             self.legs.insert(tuple, (id, Side::Client));
         }
-        if let Some(backend) = flow.backend() {
-            self.legs.insert(*backend.connection.tuple(), (id, Side::Backend));
+        let dialed = flow.backend().map(|leg| *leg.connection.tuple());
+        if let Some(backend) = dialed {
+            self.legs.insert(backend, (id, Side::Backend));
         }
         let slot = Slot {
             flow,
@@ -373,20 +383,33 @@ impl Shard {
             client_ready: false,
             backend_ready: false,
             deadline: None,
+            dialed,
+            lingers: false,
         };
         self.flows.insert(id, slot);
         self.total += 1;
         self.touch(id);
     }
 
+    /// Whether there is room for one more flow, if need be instead of one in TIME-WAIT.
+    fn make_room(&mut self, flows_max: usize) -> bool {
+        while self.flows.len() >= flows_max {
+            let Some(oldest) = self.lingering.pop_front() else { return false };
+            self.remove(oldest);
+        }
+        true
+    }
+
     fn remove(&mut self, id: FlowId) {
         let Some(slot) = self.flows.remove(&id) else { return };
+        while self.lingering.front().is_some_and(|oldest| !self.flows.contains_key(oldest)) {
+            self.lingering.pop_front();
+        }
         if let Some(at) = slot.deadline {
             self.timers.remove(&(at, id));
         }
         let client = *slot.flow.client.connection.tuple();
-        let backend = slot.flow.backend().map(|leg| *leg.connection.tuple());
-        for tuple in [Some(client), backend].into_iter().flatten() {
+        for tuple in [Some(client), slot.dialed].into_iter().flatten() {
             if self.legs.get(&tuple).is_some_and(|(owner, _)| *owner == id) {
                 self.legs.remove(&tuple);
             }
@@ -456,10 +479,7 @@ fn mac_of(settings: &Settings, side: Side) -> EthernetAddress {
 }
 
 fn listener_of(settings: &Settings, address: IpAddress, port: u16) -> Option<usize> {
-    settings
-        .listeners
-        .iter()
-        .position(|l| l.port == port && l.addresses.contains(&address))
+    settings.listeners.iter().position(|l| l.port == port && l.addresses.contains(&address))
 }
 
 /// The words of an address for the bucket hash.

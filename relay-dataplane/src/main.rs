@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use relay_dataplane::config::Config;
 use relay_dataplane::start;
+use rustix::process::DumpableBehavior;
 
 /// What the worker's thread asks of the scheduler: it must not wait behind ordinary processes.
 const WORKER_NICE: i32 = -15;
@@ -66,6 +67,10 @@ fn run(config: &Config) -> ExitCode {
         && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
     {
         tracing::warn!(core, "the worker cannot be pinned to this core");
+    }
+    // A core dump would hold every live connection's keys.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps are not disabled");
     }
     if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
         tracing::warn!(%error, "the worker runs at ordinary priority: it needs CAP_SYS_NICE");

@@ -31,13 +31,13 @@ const HEADERS: usize = 40;
 pub enum StartError {
     /// A listener's certificates cannot be used.
     #[error("listener on port {port}: {cause}")]
-    Tls { port: u16, cause: tls::ConfigError },
+    Tls { port: u16, cause: Box<tls::ConfigError> },
     /// An interface does not take the XDP program.
     #[error("interface {interface}: {cause}")]
-    Xdp { interface: String, cause: xdp::Error },
+    Xdp { interface: String, cause: Box<xdp::Error> },
     /// An interface gives no AF_XDP socket.
     #[error("interface {interface}: {cause}")]
-    Port { interface: String, cause: port::Error },
+    Port { interface: String, cause: Box<port::Error> },
     /// The control socket cannot be served.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -89,14 +89,14 @@ fn open(
     let lease = config.cluster.timeout / 2;
     let settings = xdp::Settings { self_node: config.node.id, lease, addresses };
     let mut program = Program::load(interface, &settings)
-        .map_err(|cause| StartError::Xdp { interface: name(), cause })?;
+        .map_err(|cause| StartError::Xdp { interface: name(), cause: cause.into() })?;
     let mode = match config.ports.mode {
         PortMode::Poll => Mode::Poll,
         PortMode::Busy => Mode::Busy,
     };
     let options = PortOptions { mode, ..PortOptions::default() };
     let port = XskPort::open(interface, &mut program, options)
-        .map_err(|cause| StartError::Port { interface: name(), cause })?;
+        .map_err(|cause| StartError::Port { interface: name(), cause: cause.into() })?;
     Ok(Interface { name: name(), port, program, node: config.node.id })
 }
 
@@ -134,10 +134,7 @@ fn settings(
     })
 }
 
-fn resolve(
-    listener: &crate::config::Listener,
-    config: &Config,
-) -> Result<Listener, StartError> {
+fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
     let identities = listener.certificates.iter().map(|certificate| tls::Identity {
         certificate_chain_pem: certificate.chain.clone(),
         key_pem: certificate.key.clone(),
@@ -150,8 +147,9 @@ fn resolve(
         entropy: None,
     };
     let tls = tls::ServerConfig::new(options)
-        .map_err(|cause| StartError::Tls { port: listener.port, cause })?;
-    let endpoint = |backend: &std::net::SocketAddr| IpEndpoint::new(backend.ip().into(), backend.port());
+        .map_err(|cause| StartError::Tls { port: listener.port, cause: cause.into() })?;
+    let endpoint =
+        |backend: &std::net::SocketAddr| IpEndpoint::new(backend.ip().into(), backend.port());
     Ok(Listener {
         addresses: listener.addresses.iter().map(|address| (*address).into()).collect(),
         port: listener.port,

@@ -91,7 +91,7 @@ impl Worker {
             (Side::Backend, &mut self.backend),
         ];
         for (side, interface) in interfaces {
-            self.node.handle_carrier(side, interface.port.has_carrier());
+            self.node.handle_carrier(now, side, interface.port.has_carrier());
             for _ in 0..BATCHES_MAX {
                 let node = &mut self.node;
                 let count =
@@ -132,7 +132,7 @@ impl Worker {
                     }
                 }
                 Command::Resolve(address) => {
-                    // A full queue takes none: the flow's SYN timer asks again.
+                    // A full queue takes none: the next flow to this address asks again.
                     self.neighbors.request(address.into(), &self.backend.name);
                 }
             }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod binaries;
 pub mod content;
 pub mod demo;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::lab::{How, Lab, Options, network};
-use xtask::{demo, soak, suite, tidy};
+use xtask::{bench, demo, soak, suite, tidy};
 
 mod ebpf;
 
@@ -24,6 +24,9 @@ enum Command {
     Demo(demo::Options),
     /// Two large transfers, many kills.
     Soak(soak::Options),
+    /// Benchmarks.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// All tests.
     Test(suite::Options),
     /// The rules of the house that no compiler knows.
@@ -73,6 +76,7 @@ fn main() -> Result<()> {
         Command::Lab(command) => lab(command),
         Command::Demo(options) => demo::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Bench(command) => bench::run(&command),
         Command::Test(options) => suite::run(&options),
         Command::Tidy(options) => tidy::run(&options),
         Command::Ebpf(command) => ebpf::run(command),

@@ -24,6 +24,8 @@ pub struct Down {
     sealed: u64,
     /// The place before that entry.
     at: Point,
+    /// A fatal alert was sealed: nothing follows it.
+    failed: bool,
     pub hold: Hold,
     record: Vec<u8>,
 }
@@ -52,6 +54,7 @@ impl Down {
             sealed: log.delivered().index,
             at: log.start(),
             log,
+            failed: false,
             hold,
             record: Vec::new(),
         })
@@ -83,19 +86,22 @@ impl Down {
         self.sealed == self.log.end_index()
     }
 
+    /// Whether the next record to be re-created is of bytes that the backend has not sent again.
+    pub fn lacks_plaintext(&self, backend: &Connection) -> bool {
+        self.log.get(self.sealed).is_some_and(|placed| placed.end.backend > backend.received())
+    }
+
     /// After a takeover: re-creates the records that the log names, as their plaintext comes in.
-    pub fn replay(
-        &mut self,
-        client: &mut Connection,
-        backend: &Connection,
-    ) -> Result<(), Broken> {
+    pub fn replay(&mut self, client: &mut Connection, backend: &Connection) -> Result<(), Broken> {
         while let Some(placed) = self.log.get(self.sealed).copied() {
             if client.acked() >= placed.end.client && placed.entry != Entry::Fin {
                 client.skip(placed.end.client - self.at.client);
-            } else if placed.end.backend > backend.received() {
+            } else if self.lacks_plaintext(backend)
+                || client.send_space() < (placed.end.client - self.at.client) as usize
+            {
                 break;
-            } else if !self.rewrite(&placed.entry, client, backend)? {
-                break;
+            } else {
+                self.rewrite(&placed.entry, client, backend)?;
             }
             self.sealed += 1;
             self.at = placed.end;
@@ -117,6 +123,7 @@ impl Down {
                     return Err(Broken::Exhausted);
                 }
                 entries.extend(self.key_update(client)?);
+                continue; // whether there is room for data, too, has to be asked again
             }
             let available = (backend.received() - self.at.backend) as usize;
             let budget = client.send_budget().min(client.send_space());
@@ -130,7 +137,9 @@ impl Down {
             self.append(entry, client);
             entries.push(entry);
         }
-        if self.can_extend(client) && backend.fin_received() && self.at.backend == backend.received()
+        if self.can_extend(client)
+            && backend.fin_received()
+            && self.at.backend == backend.received()
         {
             entries.extend(self.finish(CLOSE_NOTIFY, client)?);
         }
@@ -140,7 +149,7 @@ impl Down {
     /// Answers a KeyUpdate, or changes the key before its limit.
     pub fn key_update(&mut self, client: &mut Connection) -> Result<Option<Entry>, Broken> {
         if !self.can_extend(client) {
-            return Ok(None); // a request that is not answered at once is answered by the next one
+            return Ok(None);
         }
         self.align()?;
         self.record.clear();
@@ -158,17 +167,20 @@ impl Down {
         self.alert((1, alert), client).map(Some)
     }
 
-    /// Ends the stream with a fatal alert. None when records of a former owner have not been
-    /// re-created: an alert must not take their sequence number.
-    pub fn fail(
-        &mut self,
-        alert: u8,
-        client: &mut Connection,
-    ) -> Result<Option<[Entry; 2]>, Broken> {
+    /// Seals a fatal alert; a reset follows when the client has it. None when records of a former
+    /// owner have not been re-created: an alert must not take their sequence number.
+    pub fn fail(&mut self, alert: u8, client: &mut Connection) -> Result<Option<Entry>, Broken> {
         if !self.can_extend(client) {
             return Ok(None);
         }
-        self.finish((FATAL, alert), client).map(Some)
+        let farewell = self.alert((FATAL, alert), client)?;
+        self.failed = true;
+        Ok(Some(farewell))
+    }
+
+    /// Whether the client was sent a fatal alert.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Moves W to what the client has acknowledged; returns whether it moved.
@@ -188,16 +200,13 @@ impl Down {
 
     fn can_extend(&self, client: &Connection) -> bool {
         self.is_caught_up()
+            && !self.failed
             && !self.log.is_finished()
             && self.log.has_room()
             && client.send_space() > self.suite.record_len(MAX_PLAINTEXT)
     }
 
-    fn finish(
-        &mut self,
-        alert: (u8, u8),
-        client: &mut Connection,
-    ) -> Result<[Entry; 2], Broken> {
+    fn finish(&mut self, alert: (u8, u8), client: &mut Connection) -> Result<[Entry; 2], Broken> {
         let farewell = self.alert(alert, client)?;
         self.record.clear();
         self.append(Entry::Fin, client);
@@ -224,16 +233,13 @@ impl Down {
         debug_assert_eq!(client.written(), self.at.client);
     }
 
-    /// Re-creates one committed record. False when the client leg has no room for it yet.
+    /// Re-creates one committed record, for which the client leg has room.
     fn rewrite(
         &mut self,
         entry: &Entry,
         client: &mut Connection,
         backend: &Connection,
-    ) -> Result<bool, Broken> {
-        if client.send_space() <= self.suite.record_len(MAX_PLAINTEXT) {
-            return Ok(false);
-        }
+    ) -> Result<(), Broken> {
         let (tag, committed) = match *entry {
             Entry::Data { length, tag } => (self.seal_data(backend, usize::from(length))?, tag),
             Entry::Alert { level, description, tag } => {
@@ -247,14 +253,14 @@ impl Down {
             }
             Entry::Fin => {
                 client.finish();
-                return Ok(true);
+                return Ok(());
             }
         };
         if tag != committed {
             return Err(Broken::Diverged);
         }
         client.write(&self.record);
-        Ok(true)
+        Ok(())
     }
 
     fn seal_data(&mut self, backend: &Connection, length: usize) -> Result<[u8; 16], Broken> {

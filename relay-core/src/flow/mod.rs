@@ -21,6 +21,7 @@ use relay_abi::peer::{Delivered, Settled};
 
 use crate::frame::{EthernetAddress, IpEndpoint};
 use crate::id::FlowId;
+use crate::reason::Counters;
 use crate::replica::{Lsn, Replicas};
 use crate::tcp::{Cause, Connection, Phase};
 use crate::time::{Duration, Instant};
@@ -98,6 +99,7 @@ pub struct Turn<'a> {
     pub now: Instant,
     pub replicas: &'a mut Replicas,
     pub effects: &'a mut Effects,
+    pub counters: &'a mut Counters,
     /// See [`crate::relay::Hold`].
     pub hold: Option<Duration>,
 }
@@ -126,10 +128,16 @@ impl Flow {
         matches!(&self.stage, Stage::Open(open) if !open.is_ended())
     }
 
+    /// Whether only this node still knows the flow: its end is replicated, and what is left is
+    /// TIME-WAIT.
+    pub fn is_lingering(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.is_ended())
+    }
+
     /// Does everything that can be done now.
     pub fn service(&mut self, turn: &mut Turn<'_>) -> Next {
         if let Stage::Handshaking(_) = self.stage {
-            self.shake_hands(turn.now);
+            self.shake_hands(turn);
         }
         if let Stage::Dialing(_) = self.stage {
             self.await_backend(turn);

@@ -4,7 +4,7 @@ use relay_abi::peer::{DATA_MAX, Direction, Entry, Message};
 
 use super::down::{Broken, Down};
 use super::opening::Dialing;
-use super::up::{Up, Violation};
+use super::up::{Asked, Up, Violation};
 use super::{Effect, Flow, Leg, Stage, Turn, is_broken, is_done};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
@@ -29,6 +29,8 @@ pub struct Open {
     /// The last point that was replicated.
     pub(super) reported: (Settled, Delivered),
     ending: Ending,
+    /// The client asked for a KeyUpdate that could not be sealed yet (RFC 8446 section 4.6.3).
+    owes_key_update: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,7 @@ impl Open {
             raw: output,
             reported: (settled, delivered),
             ending: Ending::No,
+            owes_key_update: false,
         })
     }
 
@@ -82,7 +85,8 @@ impl Open {
         raw: Vec<u8>,
     ) -> Self {
         let reported = (up.settled(), down.delivered());
-        Open { suite, server_name, backend, up, down, raw, reported, ending: Ending::No }
+        let (ending, owes_key_update) = (Ending::No, false);
+        Open { suite, server_name, backend, up, down, raw, reported, ending, owes_key_update }
     }
 
     pub(super) fn suite(&self) -> Suite {
@@ -133,16 +137,22 @@ impl Open {
         if self.is_ended() {
             return;
         }
-        if self.is_cut_short(client) {
+        if is_broken(&client.connection) {
             return self.abort(id, turn);
         }
-        let entries = match self.pump(&mut client.connection) {
+        if is_broken(&self.backend.connection) {
+            self.drain();
+        }
+        let entries = match self.pump(&mut client.connection, turn) {
             Ok(entries) => entries,
             Err(Broken::Diverged | Broken::Exhausted) => return self.abort(id, turn),
         };
         self.commit_entries(id, entries, turn);
         self.report_progress(id, client, turn);
         self.replicate_held(id, client, turn);
+        if self.ending == Ending::Draining && self.is_drained(client) {
+            return self.abort(id, turn);
+        }
         if is_done(&client.connection) && is_done(&self.backend.connection) {
             turn.replicas.push(Some(id), &Message::End { flow: id.0 });
             self.ending = Ending::Ended;
@@ -174,18 +184,19 @@ impl Open {
         acknowledge(backend, &self.down.hold);
     }
 
-    /// Whether one leg is gone and nothing is left to be done for the other one.
-    fn is_cut_short(&mut self, client: &Leg) -> bool {
-        if is_broken(&client.connection) {
-            return true;
-        }
-        if is_broken(&self.backend.connection) {
-            self.ending = Ending::Draining;
-        }
+    /// Whether the client has everything that it can be given.
+    fn is_drained(&self, client: &Leg) -> bool {
+        let (client, backend) = (&client.connection, &self.backend.connection);
         let log = self.down.log();
-        let taken = log.is_finished() || log.end().backend >= self.backend.connection.received();
-        let drained = taken && self.down.delivered().client == log.end().client;
-        self.ending == Ending::Draining && drained
+        let taken =
+            log.is_finished() || self.down.has_failed() || log.end().backend >= backend.received();
+        taken && (client.acked() >= log.end().client || self.down.lacks_plaintext(backend))
+    }
+
+    /// The backend is of no more use. What it has sent is nowhere else: replicate it at once.
+    fn drain(&mut self) {
+        self.ending = Ending::Draining;
+        self.down.hold.hurry();
     }
 
     fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
@@ -195,21 +206,31 @@ impl Open {
     }
 
     /// Moves bytes both ways; returns the new entries of the log.
-    fn pump(&mut self, client: &mut Connection) -> Result<Vec<Entry>, Broken> {
+    fn pump(&mut self, client: &mut Connection, turn: &mut Turn<'_>) -> Result<Vec<Entry>, Broken> {
         let backend = &mut self.backend.connection;
         self.down.replay(client, backend)?;
-        let asked = match self.up.pump(client, backend) {
+        let pumped = match self.ending {
+            // The client's stream leads nowhere any more.
+            Ending::Draining => Ok(Asked::default()),
+            _ => self.up.pump(client, backend),
+        };
+        let asked = match pumped {
             Ok(asked) => asked,
-            Err(Violation::Farewell) => return Err(Broken::Diverged),
-            Err(Violation::Alert(alert)) => {
+            Err(Violation::Farewell | Violation::Truncated) => return Err(Broken::Diverged),
+            Err(Violation::Alert(alert, reason)) => {
                 self.ending = Ending::Draining;
+                turn.counters.count(reason);
                 let farewell = self.down.fail(alert, client)?;
-                return farewell.map(Vec::from).ok_or(Broken::Diverged);
+                return farewell.map(|entry| vec![entry]).ok_or(Broken::Diverged);
             }
         };
         let mut entries = Vec::new();
-        if asked.key_update {
-            entries.extend(self.down.key_update(client)?);
+        self.owes_key_update |= asked.key_update;
+        if self.owes_key_update
+            && let Some(update) = self.down.key_update(client)?
+        {
+            self.owes_key_update = false;
+            entries.push(update);
         }
         if asked.renegotiation {
             entries.extend(self.down.warn(NO_RENEGOTIATION, client)?);
@@ -242,7 +263,9 @@ impl Open {
             if down.index > 0 {
                 self.raw = Vec::new();
             }
-            let lsn = turn.replicas.push(Some(id), &Message::Progress { flow: id.0, up, down });
+            let window = client.save().peer_window;
+            let message = Message::Progress { flow: id.0, up, down, window };
+            let lsn = turn.replicas.push(Some(id), &message);
             turn.effects.push_back((lsn, id, Effect::Progress(up, down)));
         }
     }
@@ -251,7 +274,8 @@ impl Open {
     fn replicate_held(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         let settled = (self.up.settled_offset(), self.down.delivered_offset());
         let client = &client.connection;
-        let due = self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
+        let due =
+            self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
         for range in due {
             if let Some(lsn) = push_data(id, Direction::Up, client, range.clone(), turn) {
                 turn.effects.push_back((lsn, id, Effect::UpData(range)));

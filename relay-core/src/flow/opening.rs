@@ -6,8 +6,8 @@ use super::{Flow, Leg, OPENING_MAX, Open, Stage, Turn, is_broken};
 use crate::frame::EthernetAddress;
 use crate::id::FlowId;
 use crate::tcp::{Connection, Phase};
-use crate::tls::{Established, Handshake, HandshakeError};
 use crate::time::Instant;
+use crate::tls::{Established, Handshake, HandshakeError};
 
 /// Backends that one flow tries before its client is told that none answers.
 const DIALS_MAX: u32 = 3;
@@ -81,7 +81,8 @@ impl Flow {
         self.say_farewell(now, &alert);
     }
 
-    pub(super) fn shake_hands(&mut self, now: Instant) {
+    pub(super) fn shake_hands(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now;
         let Stage::Handshaking(handshaking) = &mut self.stage else { return };
         let client = &mut self.client.connection;
         if is_broken(client) || handshaking.until <= now {
@@ -93,7 +94,10 @@ impl Flow {
             Ok(false) if client.fin_received() => self.say_farewell(now, &[]),
             Ok(false) => {}
             Ok(true) => self.begin_dialing(now),
-            Err(alert) => self.say_farewell(now, &alert),
+            Err(error) => {
+                turn.counters.count(error.reason());
+                self.say_farewell(now, &[]);
+            }
         }
     }
 
@@ -151,8 +155,8 @@ impl Flow {
 }
 
 impl Handshaking {
-    /// Feeds the handshake; true when it is complete, an alert when it failed.
-    fn advance(&mut self, client: &mut Connection) -> Result<bool, Vec<u8>> {
+    /// Feeds the handshake; true when it is complete. After an error its alert has been written.
+    fn advance(&mut self, client: &mut Connection) -> Result<bool, HandshakeError> {
         let mut complete = false;
         loop {
             let waiting = client.received().saturating_sub(self.read) as usize;
@@ -164,7 +168,7 @@ impl Handshaking {
             let mut output = Vec::new();
             let result = self.handshake.handle(&input[..copied], &mut output);
             self.send(client, &output);
-            let progress = result.map_err(|_: HandshakeError| Vec::new())?;
+            let progress = result?;
             self.read += progress.consumed as u64;
             client.release(self.read);
             complete = progress.complete;
@@ -202,7 +206,7 @@ impl FlowIds {
     }
 
     /// The next id.
-    pub fn next(&mut self) -> FlowId {
+    pub fn allocate(&mut self) -> FlowId {
         self.0 += 1;
         FlowId(self.0)
     }

@@ -83,7 +83,8 @@ impl Flow {
         let mut state = state_of_backend(&shadow, with)?;
         state.retained = delivered.backend;
         state.peer_fin_at = delivered.fin.then_some(delivered.backend);
-        let (mut backend, down_hold) = receive(state, &shadow.down_data, (with.backend_config, with))?;
+        let (mut backend, down_hold) =
+            receive(state, &shadow.down_data, (with.backend_config, with))?;
 
         let up = Up::new(shadow.suite, &shadow.read, shadow.up, up_hold).ok()?;
         let down = Down::new(shadow.suite, &shadow.write, shadow.log, down_hold).ok()?;
@@ -91,8 +92,7 @@ impl Flow {
         backend.wake();
         let server_name = String::from_utf8(shadow.server_name).ok()?;
         let backend = leg(backend, &shadow.backend);
-        let open =
-            Open::restored((shadow.suite, server_name), backend, (up, down), shadow.raw);
+        let open = Open::restored((shadow.suite, server_name), backend, (up, down), shadow.raw);
         Some(Flow {
             id,
             listener: with.listener,

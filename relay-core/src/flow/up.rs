@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use relay_abi::peer::Settled;
 
+use crate::reason::Reason;
 use crate::relay::Hold;
 use crate::tcp::Connection;
 use crate::tls::{
@@ -17,7 +18,7 @@ const RECORDS_WITHOUT_DATA_MAX: u32 = 64;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const WARNING: u8 = 1;
 const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
-const UNEXPECTED_MESSAGE: u8 = 10;
+const UNEXPECTED: Violation = Violation::Alert(10, Reason::TlsMalformed);
 const CHANGE_CIPHER_SPEC: u8 = 20;
 
 /// The stream from the client to the backend.
@@ -52,9 +53,17 @@ pub struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// It is told by this fatal alert.
-    Alert(u8),
+    Alert(u8, Reason),
     /// It sent a fatal alert itself, so nobody has to be told.
     Farewell,
+    /// Its stream ended within a record: the backend must not take that for the end.
+    Truncated,
+}
+
+impl From<OpenError> for Violation {
+    fn from(error: OpenError) -> Self {
+        Violation::Alert(error.alert(), error.reason())
+    }
 }
 
 impl Up {
@@ -113,18 +122,19 @@ impl Up {
             if client.copy_received(self.read, &mut header) < HEADER_LEN {
                 break;
             }
-            let length = record_header(&header).map_err(|e| Violation::Alert(e.alert()))?;
+            let length = record_header(&header).map_err(Violation::from)?;
             let Some(length) = length.filter(|length| *length as u64 <= available) else { break };
             if backend.send_space() < length {
                 break;
             }
             self.open(length, client, backend, &mut asked)?;
         }
-        if !self.ended && client.fin_received() && self.fin_is_next(client) {
+        if !self.ended && client.fin_received() && self.is_stuck(client) {
+            if self.read < client.received() {
+                return Err(Violation::Truncated);
+            }
             self.ended = true;
-            let mut end = self.point();
-            // A cut record can never be finished: it is as good as settled.
-            end.client = client.received();
+            let end = self.point();
             self.points.push_back(end);
         }
         if self.ended {
@@ -157,8 +167,8 @@ impl Up {
         self.settled != before
     }
 
-    /// Nothing but a record that will never be whole may lie between us and the FIN.
-    fn fin_is_next(&self, client: &Connection) -> bool {
+    /// Whether no whole record is left.
+    fn is_stuck(&self, client: &Connection) -> bool {
         let mut header = [0; HEADER_LEN];
         let available = client.received().saturating_sub(self.read);
         if client.copy_received(self.read, &mut header) < HEADER_LEN {
@@ -182,7 +192,7 @@ impl Up {
         result?;
         self.read += length as u64;
         if self.without_data > RECORDS_WITHOUT_DATA_MAX {
-            return Err(Violation::Alert(UNEXPECTED_MESSAGE));
+            return Err(UNEXPECTED);
         }
         let point = self.point();
         self.points.push_back(point);
@@ -201,7 +211,7 @@ impl Up {
             self.without_data += 1;
             return Ok(());
         }
-        let (kind, plain) = self.opener.open(record).map_err(|e| Violation::Alert(e.alert()))?;
+        let (kind, plain) = self.opener.open(record).map_err(Violation::from)?;
         self.without_data += 1;
         match kind {
             ContentType::ApplicationData => {
@@ -218,12 +228,12 @@ impl Up {
             ContentType::Handshake if tls13 => match plain {
                 [a, b, c, d, request @ 0..=1] if [*a, *b, *c, *d] == KEY_UPDATE => {
                     asked.key_update |= *request == 1;
-                    self.opener.update().map_err(|e| Violation::Alert(e.alert()))?;
+                    self.opener.update().map_err(Violation::from)?;
                 }
-                _ => return Err(Violation::Alert(UNEXPECTED_MESSAGE)),
+                _ => return Err(UNEXPECTED),
             },
             ContentType::Handshake => asked.renegotiation = true,
-            ContentType::ChangeCipherSpec => return Err(Violation::Alert(UNEXPECTED_MESSAGE)),
+            ContentType::ChangeCipherSpec => return Err(UNEXPECTED),
         }
         Ok(())
     }

@@ -48,8 +48,7 @@ pub fn emit_tcp(link: &Link, tuple: &Tuple, segment: &TcpRepr, buf: &mut [u8]) -
 /// endpoints mix IPv4 and IPv6.
 pub fn emit_udp(
     link: &Link,
-    from: IpEndpoint,
-    to: IpEndpoint,
+    (from, to): (IpEndpoint, IpEndpoint),
     payload_len: usize,
     write: impl FnOnce(&mut [u8]),
     buf: &mut [u8],

@@ -65,7 +65,7 @@ fn every_flipped_byte_of_an_ipv4_packet_is_noticed() {
 fn a_datagram_survives_the_wire_and_ipv6_demands_its_checksum() {
     for (from, to) in [(v4(700, 1), v4(701, 2)), (v6(700, 1), v6(701, 2))] {
         let mut buf = [0; 256];
-        let length = emit_udp(&LINK, from, to, 4, |p| p.copy_from_slice(b"ping"), &mut buf);
+        let length = emit_udp(&LINK, (from, to), 4, |p| p.copy_from_slice(b"ping"), &mut buf);
         let expected = Inbound::Udp { source: OURS, from, to, payload: b"ping" };
         assert_eq!(parse(&buf[..length]), Ok(expected));
         let checksum = length - 4 - 2;
@@ -206,7 +206,7 @@ fn mangled_frames_never_panic() {
     let ours = Ipv6Address::new(0xfd99, 0, 0, 1, 0, 0, 0, 0x100);
     let length = emit_neighbor_advertisement(&LINK, ours, None, &mut buf);
     frames.push(buf[..length].to_vec());
-    let length = emit_udp(&LINK, v6(700, 1), v6(701, 2), 4, |p| p.fill(1), &mut buf);
+    let length = emit_udp(&LINK, (v6(700, 1), v6(701, 2)), 4, |p| p.fill(1), &mut buf);
     frames.push(buf[..length].to_vec());
     for frame in &frames {
         for cut in 0..frame.len() {

@@ -2,6 +2,8 @@
 //! dead, and the survivor decides alone. (Consensus comes with larger clusters; terms,
 //! incarnations and the refusal of old ones are those of the rules 2 to 11 already.)
 
+use core::cmp::Reverse;
+
 use relay_abi::peer::{Message, View};
 
 use super::{Command, Node, blank_replicas, blank_shard};
@@ -12,6 +14,9 @@ use crate::time::{Duration, Instant};
 
 /// A starting node looks for an owner for this many timeouts, unless it hears of every peer.
 const LOOK_TIMEOUTS: u32 = 5;
+
+/// A backup that applies nothing for this many timeouts is ejected (rule 19).
+const STALL_TIMEOUTS: u32 = 20;
 
 /// Unacknowledged bytes toward a learner above which no further flow is given to it: traffic of
 /// the flows that it has goes first.
@@ -32,9 +37,16 @@ const ANNOUNCEMENTS: [Duration; 5] = [
 impl Node {
     /// A peer was heard.
     pub(super) fn heard(&mut self, now: Instant, index: usize, event: Event) {
-        self.quarantine = None;
+        // What waited in the rings during a pause is no sign of the present.
+        let fresh = now - self.resumed >= self.settings.cluster.heartbeat;
+        if fresh {
+            self.quarantine = None;
+        }
         let peer = &mut self.replicas.peers[index];
         let (id, Some(status)) = (peer.id, peer.link.status()) else { return };
+        if fresh && status.role == Role::Owner {
+            self.doubtful = false;
+        }
         if event == Event::NewIncarnation {
             peer.applied_epoch = 0;
             if self.role == Role::Owner && peer.standing != Standing::Out {
@@ -46,7 +58,9 @@ impl Node {
         }
         match (status.role, self.role) {
             (Role::Owner, Role::Owner) => {
-                if (status.term, id) > (self.view.term, self.settings.node) {
+                // Of two owners of one term the one with the longer history goes on.
+                let theirs = (status.term, status.view, Reverse(id));
+                if theirs > (self.view.term, self.view.number, Reverse(self.settings.node)) {
                     self.step_down(now, status.term);
                 }
             }
@@ -55,6 +69,7 @@ impl Node {
                     self.follow(id, status.term);
                 }
                 self.owner_lost = false;
+                self.owner_view = self.owner_view.max(status.view);
                 let lead = status.clock_ms.saturating_sub(now.as_millis());
                 self.owner_lead = u32::try_from(lead).unwrap_or(u32::MAX);
             }
@@ -115,18 +130,28 @@ impl Node {
     pub(super) fn notice_pause(&mut self, now: Instant) {
         let cluster = &self.settings.cluster;
         if now - self.last_turn > cluster.timeout / 2 && !self.replicas.peers.is_empty() {
+            let pause = now - self.last_turn;
             for peer in &mut self.replicas.peers {
-                peer.link.discount_silence(now);
+                peer.link.discount_pause(pause);
             }
             if self.role == Role::Owner && self.replicas.peers.iter().any(|p| self.lives(now, p)) {
-                self.quarantine = Some(now + cluster.timeout);
+                self.quarantine(now);
             }
-            self.since = self.since.max(now);
+            self.since += pause;
+            self.doubtful = self.role == Role::Backup;
+            self.resumed = now;
         }
         if self.quarantine.is_some_and(|until| until <= now) {
             self.quarantine = None;
         }
         self.last_turn = now;
+    }
+
+    /// Nothing leaves, and silence counts anew, until a peer was heard or the timeout has passed.
+    pub(super) fn quarantine(&mut self, now: Instant) {
+        let timeout = self.settings.cluster.timeout;
+        self.quarantine = Some(now + timeout);
+        self.resumed = now;
     }
 
     pub(super) fn update_membership(&mut self, now: Instant) {
@@ -140,17 +165,11 @@ impl Node {
     /// Whether this node may take over: it is in the in-sync set of the latest view it knows of.
     pub(super) fn is_eligible(&self) -> bool {
         let me = (self.settings.node.0, self.incarnation.0);
-        let latest = self
-            .replicas
-            .peers
-            .iter()
-            .filter(|peer| peer.id.0 == self.view.owner && !self.owner_lost)
-            .filter_map(|peer| peer.link.status())
-            .all(|status| status.view <= self.view.number);
         self.role == Role::Backup
+            && !self.doubtful
             && self.view.term == self.promised
             && self.view.in_sync.contains(&me)
-            && latest
+            && self.view.number >= self.owner_view
     }
 
     fn look_for_owner(&mut self, now: Instant) {
@@ -163,7 +182,9 @@ impl Node {
         let looked = now - self.since >= self.settings.cluster.timeout * LOOK_TIMEOUTS;
         let settled = living().any(|p| role_of(Role::Owner)(&p) || role_of(Role::Backup)(&p));
         let first = living().all(|peer| self.settings.node < peer.id);
-        if (all_known || looked) && !settled && first && self.can_serve() {
+        // A blank node that nobody could have told of an owner must not claim to be one.
+        let could_hear = self.carrier.cluster || peers.is_empty();
+        if (all_known || looked) && !settled && first && could_hear && self.can_serve() {
             self.shadows.take();
             self.become_owner(now);
         }
@@ -199,7 +220,8 @@ impl Node {
         let lead = self.owner_lead.saturating_add(CLOCK_MARGIN_MS);
         for entry in shadows {
             let io = (now, &mut self.replicas);
-            if let Err(reason) = self.shard.adopt(entry, lead, io, &self.settings) {
+            let counters = &mut self.counters;
+            if let Err(reason) = self.shard.adopt((entry, lead), io, counters, &self.settings) {
                 self.counters.count(reason);
             }
         }
@@ -247,19 +269,31 @@ impl Node {
         self.role = Role::Backup;
         // Not eligible until a view of this term names us.
         self.view = View { number: 0, term, owner: owner.0, in_sync: Vec::new() };
+        self.owner_view = 0;
     }
 
     fn watch_backups(&mut self, now: Instant) {
+        if self.quarantine.is_some() || self.make_way(now) {
+            return;
+        }
+        let stall_max = self.settings.cluster.timeout * STALL_TIMEOUTS;
         for index in 0..self.replicas.peers.len() {
             let peer = &self.replicas.peers[index];
             let lives = self.lives(now, peer);
-            let slow = peer.link.outbox_ref().backlog() > OUTBOX_MAX;
+            let outbox = peer.link.outbox_ref();
+            let stalled = outbox.stalled_since().is_some_and(|since| now - since > stall_max);
+            let slow = stalled || outbox.backlog() > OUTBOX_MAX;
             match peer.standing {
                 // Without a carrier the silence is ours: wait, and release nothing (rule 17).
                 Standing::Out if !lives => {}
                 _ if !lives && !self.can_serve() => {}
+                Standing::Out if peer.rest_until > now => {}
                 Standing::Out => self.begin_learning(index),
-                _ if !lives || slow => self.eject(index),
+                _ if !lives => self.eject(index),
+                _ if slow => {
+                    self.eject(index);
+                    self.replicas.peers[index].put_to_rest(now);
+                }
                 Standing::Learning(upto) => self.teach(now, index, upto),
                 Standing::Proposed(end) => {
                     if peer.link.outbox_ref().acked() >= end {
@@ -269,6 +303,26 @@ impl Node {
                 Standing::InSync => {}
             }
         }
+    }
+
+    /// An owner whose clients or backends are out of reach leaves its flows to a backup that may
+    /// reach them: its state is at the backup, so stepping down is all that it takes.
+    fn make_way(&mut self, now: Instant) -> bool {
+        if self.can_serve() {
+            self.cut_off_since = None;
+            return false;
+        }
+        let since = *self.cut_off_since.get_or_insert(now);
+        let is_backed_up = |peer: &crate::replica::Peer| {
+            peer.standing == Standing::InSync && self.lives(now, peer)
+        };
+        let leaves = now - since >= self.settings.cluster.timeout
+            && self.replicas.peers.iter().any(is_backed_up);
+        if leaves {
+            self.cut_off_since = None;
+            self.step_down(now, self.promised);
+        }
+        leaves
     }
 
     fn begin_learning(&mut self, index: usize) {
@@ -292,7 +346,10 @@ impl Node {
             };
             upto = Some(flow);
             self.replicas.peers[index].standing = Standing::Learning(upto);
-            self.shard.replicate(flow, (now, &mut self.replicas, &self.settings));
+            self.replicas.address(Some(index));
+            let io = (now, &mut self.replicas);
+            self.shard.replicate(flow, io, &mut self.counters, &self.settings);
+            self.replicas.address(None);
         }
     }
 

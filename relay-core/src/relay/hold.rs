@@ -72,6 +72,11 @@ impl Hold {
         due
     }
 
+    /// From now on bytes are replicated as they come.
+    pub fn hurry(&mut self) {
+        self.hold = Some(Duration::ZERO);
+    }
+
     /// When [`Hold::due`] will have something to say without new input.
     pub fn poll_timeout(&self) -> Option<Instant> {
         Some(self.mark?.1 + self.hold?)
@@ -107,19 +112,16 @@ impl Hold {
     }
 
     /// Everything that a new replica has to be given as data, of the bytes from `settled` on:
-    /// what the sender may have forgotten, because we may have acknowledged it.
+    /// what the sender may forget, because it is acknowledged or will be when the gates have it.
     pub fn promised(&self, settled: u64) -> Vec<Range<u64>> {
-        let limit = self.ack_limit();
-        let mut promised = Vec::new();
-        if settled < limit {
-            promised.push(settled..limit);
-        }
-        promised.extend(self.sackable().iter().cloned());
-        promised
+        let mut promised = self.pushed.clone();
+        promised.trim(settled);
+        promised.members().to_vec()
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "lists of one range are what is compared")]
 mod tests {
     use super::*;
 

@@ -65,6 +65,11 @@ impl Ranges {
         missing
     }
 
+    /// Every member in order.
+    pub fn members(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
     /// The members that start above `offset`.
     pub fn above(&self, offset: u64) -> &[Range<u64>] {
         &self.0[self.0.partition_point(|r| r.start <= offset)..]

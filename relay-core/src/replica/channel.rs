@@ -243,14 +243,9 @@ fn datagram_key(
 ) -> aead::LessSafeKey {
     let key = crypto::derive(
         cluster,
-        &[
-            b"datagram",
-            &[from.0.0],
-            &from.1.0.to_be_bytes(),
-            &[to.0.0],
-            &to.1.0.to_be_bytes(),
-        ],
+        &[b"datagram", &[from.0.0], &from.1.0.to_be_bytes(), &[to.0.0], &to.1.0.to_be_bytes()],
     );
+    // The length of the key is a constant here and there.
     let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, &*key)
         .expect("AES-256-GCM takes the 32 bytes that derive() gives");
     aead::LessSafeKey::new(unbound)
@@ -262,6 +257,7 @@ fn seal(key: &aead::LessSafeKey, header: &Header, payload: &[u8], out: &mut [u8]
     out[..HEADER].copy_from_slice(&head);
     out[HEADER..end].copy_from_slice(payload);
     let aad = aead::Aad::from(head);
+    // Only lengths of gigabytes fail; the caller's buffer is one datagram.
     let tag = key
         .seal_in_place_separate_tag(header.nonce(), aad, &mut out[HEADER..end])
         .expect("a datagram is far below the AEAD's length limit");

@@ -37,7 +37,9 @@ pub enum Role {
 /// What a datagram changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but the arrival.
+    /// A greeting, which proves nothing about the present: it may be a replay.
+    Greeted,
+    /// The peer lives.
     Heard,
     /// The peer runs as a new incarnation; its former streams are gone.
     NewIncarnation,
@@ -102,11 +104,10 @@ impl Link {
         self.last_heard
     }
 
-    /// The time in which we did nothing must not count as the peer's silence.
-    pub fn discount_silence(&mut self, now: Instant) {
-        if self.last_heard.is_some() {
-            self.last_heard = Some(now);
-        }
+    /// A pause of ours must not count as the peer's silence, nor as its slowness.
+    pub fn discount_pause(&mut self, pause: Duration) {
+        self.last_heard = self.last_heard.map(|at| at + pause);
+        self.outbox.discount_pause(pause);
     }
 
     /// Messages toward the peer.
@@ -136,13 +137,9 @@ impl Link {
     }
 
     /// Takes in a datagram that claims to come from this peer.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        datagram: &mut [u8],
-    ) -> Result<Event, Reason> {
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Event, Reason> {
         let (payload, event) = match self.channel.open(datagram)? {
-            Opened::Hello => return Ok(Event::Heard),
+            Opened::Hello => return Ok(Event::Greeted),
             Opened::Payload(payload) => (payload, Event::Heard),
             Opened::NewSession(payload) => (payload, Event::NewIncarnation),
         };
@@ -356,7 +353,13 @@ mod tests {
         let mut now = Instant::ZERO;
         exchange(now, &mut a, &mut b);
         let bytes = [5; 16_000];
-        let message = Message::Data { flow: 1, direction: Direction::Up, offset: 0, fin: false, bytes: &bytes };
+        let message = Message::Data {
+            flow: 1,
+            direction: Direction::Up,
+            offset: 0,
+            fin: false,
+            bytes: &bytes,
+        };
         let end = a.outbox().push(&message);
         for _ in 0..5 {
             now += BEAT;

@@ -16,6 +16,13 @@ use relay_abi::peer::Message;
 
 use crate::frame::EthernetAddress;
 use crate::id::{FlowId, NodeId};
+use crate::time::{Duration, Instant};
+
+/// How long a peer that was ejected for its slowness rests at first; doubled up to [`REST_MAX`].
+const REST_MIN: Duration = Duration::from_secs(1);
+
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Numbers everything that an owner replicates; effects wait for one of these.
 pub type Lsn = u64;
@@ -42,6 +49,10 @@ pub struct Peer {
     pub mac: EthernetAddress,
     pub link: Link,
     pub standing: Standing,
+    /// A peer that was ejected for its slowness is not taught again before this instant.
+    pub rest_until: Instant,
+    /// How long it rests the next time (rule 19: re-admission backs off).
+    pub rest: Duration,
     /// The stream epoch for which the messages were applied last.
     pub applied_epoch: u32,
     /// Ends of messages in the peer's stream, and their numbers.
@@ -52,6 +63,8 @@ pub struct Peer {
 pub struct Replicas {
     pub peers: Vec<Peer>,
     last: Lsn,
+    /// Messages go to this peer alone, while it is given what the others know.
+    only: Option<usize>,
 }
 
 impl Peer {
@@ -63,6 +76,8 @@ impl Peer {
             mac: EthernetAddress::BROADCAST,
             link,
             standing: Standing::Out,
+            rest_until: Instant::ZERO,
+            rest: REST_MIN,
             applied_epoch: 0,
             marks: VecDeque::new(),
         }
@@ -78,6 +93,13 @@ impl Peer {
         self.standing = Standing::Out;
         self.link.restart_outbox();
         self.marks.clear();
+    }
+
+    /// The peer was too slow: it rests before it is taught again.
+    pub fn put_to_rest(&mut self, now: Instant) {
+        self.put_out();
+        self.rest_until = now + self.rest;
+        self.rest = (self.rest * 2).min(REST_MAX);
     }
 
     fn takes(&self, flow: Option<FlowId>) -> bool {
@@ -101,17 +123,24 @@ impl Peer {
 impl Replicas {
     /// The given peers, none of which is a backup yet.
     pub fn new(peers: Vec<Peer>) -> Self {
-        Replicas { peers, last: 0 }
+        Replicas { peers, last: 0, only: None }
     }
 
     /// Sends `message` to every peer that follows `flow` (all followers, if None).
     pub fn push(&mut self, flow: Option<FlowId>, message: &Message<'_>) -> Lsn {
         self.last += 1;
-        for peer in self.peers.iter_mut().filter(|peer| peer.takes(flow)) {
+        let only = self.only;
+        let peers = self.peers.iter_mut().enumerate();
+        for (_, peer) in peers.filter(|(i, p)| p.takes(flow) && only.is_none_or(|o| o == *i)) {
             let end = peer.link.outbox().push(message);
             peer.marks.push_back((end, self.last));
         }
         self.last
+    }
+
+    /// Until the next call, messages go to one peer alone; None: to every follower.
+    pub fn address(&mut self, only: Option<usize>) {
+        self.only = only;
     }
 
     /// Sends `message` to one peer, whatever its standing.

@@ -93,10 +93,12 @@ impl Shadows {
                 self.flows.remove(&FlowId(*flow));
                 Ok(())
             }
-            Message::Entries { flow, index, entries } => {
-                self.flow(*flow)?.append(*index, entries)
+            Message::Entries { flow, index, entries } => self.flow(*flow)?.append(*index, entries),
+            Message::Progress { flow, up, down, window } => {
+                let shadow = self.flow(*flow)?;
+                shadow.client.window = *window;
+                shadow.progress(*up, *down)
             }
-            Message::Progress { flow, up, down } => self.flow(*flow)?.progress(*up, *down),
             Message::Data { flow, direction, offset, fin, bytes } => {
                 self.flow(*flow)?.data(*direction, *offset, *fin, bytes)
             }
@@ -151,10 +153,8 @@ impl Shadow {
     fn progress(&mut self, up: Settled, down: Delivered) -> Result<(), Reason> {
         if up.client >= self.up.client {
             if up.generation != self.read.generation {
-                self.read = self
-                    .read
-                    .ratchet_to(self.suite, up.generation)
-                    .ok_or(Reason::PeerMalformed)?;
+                self.read =
+                    self.read.ratchet_to(self.suite, up.generation).ok_or(Reason::PeerMalformed)?;
             }
             self.read.sequence = up.sequence;
             self.up = up;
@@ -165,10 +165,8 @@ impl Shadow {
         }
         let at = self.log.start();
         if at.generation != self.write.generation {
-            self.write = self
-                .write
-                .ratchet_to(self.suite, at.generation)
-                .ok_or(Reason::PeerMalformed)?;
+            self.write =
+                self.write.ratchet_to(self.suite, at.generation).ok_or(Reason::PeerMalformed)?;
         }
         self.write.sequence = at.sequence;
         if at.client > self.raw_end() {

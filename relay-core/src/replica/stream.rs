@@ -42,6 +42,8 @@ pub struct Outbox {
     scratch: Vec<u8>,
     probe: Option<(u64, Instant)>,
     rtt: Option<Duration>,
+    /// Since when the peer has applied nothing of what it was sent.
+    stalled_since: Option<Instant>,
 }
 
 impl Outbox {
@@ -70,6 +72,16 @@ impl Outbox {
         self.buffer.len()
     }
 
+    /// Since when the peer has applied nothing although it was sent something (rule 19).
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since
+    }
+
+    /// The time in which we did nothing is not the peer's fault.
+    pub fn discount_pause(&mut self, pause: Duration) {
+        self.stalled_since = self.stalled_since.map(|since| since + pause);
+    }
+
     /// The last measured time from a datagram to its acknowledgement.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
@@ -83,6 +95,7 @@ impl Outbox {
         if position > self.acked {
             self.buffer.drain(..(position - self.acked) as usize);
             self.acked = position;
+            self.stalled_since = (position < self.end()).then_some(now);
             self.sent = self.sent.max(position);
             self.retry_after = RETRY_MIN;
             self.retry_at = (self.sent > self.acked).then(|| now + RETRY_MIN);
@@ -135,6 +148,7 @@ impl Outbox {
         out.extend_from_slice(&back[from.max(split) - split..to.max(split) - split]);
         let position = self.sent;
         self.sent += (to - from) as u64;
+        self.stalled_since.get_or_insert(now);
         self.probe.get_or_insert((self.sent, now));
         self.retry_at.get_or_insert(now + self.retry_after.max(RETRY_MIN));
         Some(position)
@@ -166,7 +180,7 @@ impl Inbox {
     /// Takes in a chunk. What does not fit is dropped and comes again.
     pub fn handle_chunk(&mut self, position: u64, bytes: &[u8]) {
         let next = self.next();
-        let end = position + bytes.len() as u64;
+        let Some(end) = position.checked_add(bytes.len() as u64) else { return };
         if end <= next {
             return;
         }
@@ -250,7 +264,7 @@ mod tests {
             let mut chunk = Vec::new();
             while let Some(position) = out.poll_chunk(now, 300, &mut chunk) {
                 turn += 1;
-                match turn * 2654435761 >> 7 & 7 {
+                match ((turn * 2654435761) >> 7) & 7 {
                     0 => {}
                     1 => late = Some((position, chunk.clone())),
                     2 => {

@@ -7,6 +7,7 @@ use crate::config::{Settings, Side};
 use crate::flow::Leg;
 use crate::frame::{IpAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
+use crate::reason::Reason;
 use crate::tcp::Connection;
 use crate::time::Instant;
 
@@ -15,8 +16,19 @@ const PORT_MIN: u16 = 1024;
 
 impl Shard {
     /// Gives a flow a backend connection, or tells its client that there is none.
-    pub(super) fn dial(&mut self, now: Instant, id: FlowId, settings: &Settings) {
-        let Some(slot) = self.flows.get(&id) else { return };
+    ///
+    /// # Errors
+    /// When no backend has a free source port.
+    pub(super) fn dial(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        settings: &Settings,
+    ) -> Result<(), Reason> {
+        let Some(slot) = self.flows.get_mut(&id) else { return Ok(()) };
+        if let Some(old) = slot.dialed.take() {
+            self.legs.remove(&old);
+        }
         let client = *slot.flow.client.connection.tuple();
         let bucket = bucket::bucket(
             &words(client.remote.addr),
@@ -31,22 +43,25 @@ impl Shard {
             listener.snat.iter().find_map(|snat| self.source(*snat, backend, bucket))
         });
         self.dialed = self.dialed.wrapping_add(1);
-        let (iss, offset) = (self.entropy.u32(), self.entropy.u32());
         let next_hop = tuple.and_then(|tuple| self.resolve(tuple.remote.addr));
-        let Some(slot) = self.flows.get_mut(&id) else { return };
-        match tuple {
+        let Some(slot) = self.flows.get_mut(&id) else { return Ok(()) };
+        let result = match tuple {
             Some(tuple) => {
-                if let Some(old) = slot.flow.backend() {
-                    self.legs.remove(old.connection.tuple());
-                }
+                let (iss, offset) = self.numbers.initial(&tuple, now);
                 let connection =
                     Connection::connect(&settings.backend_tcp, tuple, iss, offset, now);
                 slot.flow.dial(Leg { connection, next_hop });
+                slot.dialed = Some(tuple);
                 self.legs.insert(tuple, (id, Side::Backend));
+                Ok(())
             }
-            None => slot.flow.fail_dialing(now),
-        }
+            None => {
+                slot.flow.fail_dialing(now);
+                Err(Reason::PortExhausted)
+            }
+        };
         self.touch(id);
+        result
     }
 
     /// The MAC address for `address`; asks for it when it is not known.

@@ -186,8 +186,7 @@ impl Connection {
     /// A pure ACK. Its sequence number is the highest that the peer can be expecting, since peers
     /// ignore the acknowledgement in a segment that is old (rule 16).
     pub(super) fn ack(&mut self, now: Instant) -> TcpRepr<'static> {
-        let highest = self.sender.known().min(self.sender.window.right());
-        let offset = highest.max(self.sender.next());
+        let offset = self.highest_expected();
         if core::mem::take(&mut self.wake_due) {
             self.woken_at = Some(offset);
         }
@@ -201,6 +200,13 @@ impl Connection {
         });
         self.after_transmit(now);
         segment
+    }
+
+    /// The highest offset that the peer can be expecting and that lies in its window: the right
+    /// edge itself is acceptable to Linux, but not by RFC 9293 section 3.10.7.4.
+    fn highest_expected(&self) -> u64 {
+        let last = self.sender.window.right().saturating_sub(1);
+        self.sender.known().min(last).max(self.sender.next())
     }
 
     /// An empty segment with an old sequence number, which the peer must answer.
@@ -232,8 +238,7 @@ impl Connection {
     }
 
     pub(super) fn reset(&mut self, now: Instant) -> TcpRepr<'static> {
-        let highest = self.sender.known().min(self.sender.window.right());
-        let offset = highest.max(self.sender.next());
+        let offset = self.highest_expected();
         let ack = self.receiver.wire_ack();
         let mut segment = self.header(now, self.outbound.sequence(offset));
         segment.control = TcpControl::Rst;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use xtask::lab::{Lab, pki};
 use xtask::lab::plan::{RAW_PORT, SERVER_NAME, vip};
+use xtask::lab::{Lab, pki};
 
 use crate::wait_for;
 
@@ -153,7 +153,8 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         // Most often it ended by itself. timeout(1) passes SIGTERM on, but cannot pass on SIGKILL.
-        if let (Some(pid), Ok(None)) = (Pid::from_raw(self.child.id() as i32), self.child.try_wait())
+        if let (Some(pid), Ok(None)) =
+            (Pid::from_raw(self.child.id() as i32), self.child.try_wait())
         {
             let _ = kill_process(pid, Signal::TERM);
         }

@@ -45,9 +45,8 @@ impl Conversation {
     /// Waits until `client` has come through to `listener`.
     pub fn accept(listener: &TcpListener, client: Client) -> Result<Conversation> {
         listener.set_nonblocking(true)?;
-        let server = wait_for("a connection at the backend", CONNECT_LIMIT, || {
-            Ok(listener.accept()?.0)
-        })?;
+        let server =
+            wait_for("a connection at the backend", CONNECT_LIMIT, || Ok(listener.accept()?.0))?;
         server.set_nonblocking(false)?;
         server.set_read_timeout(Some(STALL_LIMIT))?;
         server.set_write_timeout(Some(STALL_LIMIT))?;
@@ -79,11 +78,7 @@ impl Conversation {
     }
 
     /// Streams bytes; `during` happens in their midst. Everything arrives and is right.
-    pub fn stream(
-        &mut self,
-        flowing: Flowing,
-        during: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    pub fn stream(&mut self, flowing: Flowing, during: impl FnOnce() -> Result<()>) -> Result<()> {
         let result = self.flow(flowing, during);
         result.with_context(|| format!("the client says: {:?}", self.client.said()))
     }

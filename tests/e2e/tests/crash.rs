@@ -239,8 +239,7 @@ fn the_loss_of_the_backup_is_not_noticed() {
 fn many_connections_outlive_their_relay() {
     const CONNECTIONS: usize = 40;
     let mut lab = lab();
-    let mut talks: Vec<_> =
-        (0..CONNECTIONS).map(|_| begin(&lab, false, "1.3").unwrap()).collect();
+    let mut talks: Vec<_> = (0..CONNECTIONS).map(|_| begin(&lab, false, "1.3").unwrap()).collect();
     talks.iter_mut().try_for_each(Conversation::exchange).unwrap();
     lab.lose_owner(How::Powercut).unwrap();
     talks.iter_mut().try_for_each(Conversation::exchange).unwrap();

@@ -49,10 +49,19 @@ fn openssl_speaks_every_tls13_suite_with_both_certificates_and_groups() {
             [("ecdsa_secp256r1_sha256", "ECDSA"), ("rsa_pss_rsae_sha256", "RSA-PSS")]
         {
             for (group, group_shown) in GROUPS {
-                let said = fetch(&lab, &[
-                    "-brief", "-tls1_3", "-ciphersuites", suite, "-sigalgs", signature, "-groups",
-                    group,
-                ])
+                let said = fetch(
+                    &lab,
+                    &[
+                        "-brief",
+                        "-tls1_3",
+                        "-ciphersuites",
+                        suite,
+                        "-sigalgs",
+                        signature,
+                        "-groups",
+                        group,
+                    ],
+                )
                 .unwrap();
                 let facts = ["TLSv1.3", suite, shown, group_shown];
                 assert!(facts.iter().all(|fact| said.contains(fact)), "{facts:?} in {said}");

@@ -1,1 +1,37 @@
-//! stub
+//! A deterministic simulator: whole [`Node`](relay_core::node::Node)s, the very code of
+//! production, between independent clients (rustls over smoltcp) and an independent backend, over
+//! Ethernet segments that lose, double, reorder and damage frames, while relays lose power.
+//!
+//! Time is virtual and everything follows from one seed: the same seed gives the same bytes.
+
+mod backend;
+mod client;
+mod faults;
+mod host;
+mod network;
+pub mod plan;
+mod random;
+mod relay;
+pub mod script;
+mod setup;
+mod swarm;
+mod tls;
+mod wire;
+mod world;
+
+pub use client::Outcome;
+pub use network::Faults;
+pub use swarm::options;
+pub use world::Report;
+
+use script::Options;
+
+/// Runs one scenario.
+pub fn run(seed: u64, options: &Options) -> Report {
+    world::World::new(seed, options.clone()).run()
+}
+
+/// Runs what `seed` alone decides.
+pub fn run_seed(seed: u64) -> Report {
+    run(seed, &options(seed))
+}

@@ -1,0 +1,84 @@
+//! Segments that belong to no flow: they open one, or they are refused.
+
+use smoltcp::wire::TcpControl;
+
+use super::{Shard, listener_of, mac_of};
+use crate::config::{Settings, Side};
+use crate::flow::Flow;
+use crate::frame::{EthernetAddress, Link, TcpRepr, Tuple, emit_tcp};
+use crate::reason::Reason;
+use crate::tcp::{Connection, reset_for};
+use crate::time::{Duration, Instant};
+use crate::tls::Handshake;
+
+/// A client's segment that belongs to nothing is answered with a reset only when another one comes
+/// so much later: the first data of a client may overtake the ACK that opens its connection.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Clients that are watched at a time; when there are more, the watch begins anew.
+const STRANGERS_MAX: usize = 4096;
+
+impl Shard {
+    /// Takes in a segment that belongs to no flow.
+    pub(super) fn handle_stranger(
+        &mut self,
+        now: Instant,
+        (side, source): (Side, EthernetAddress),
+        (tuple, segment): (&Tuple, &TcpRepr<'_>),
+        settings: &Settings,
+    ) -> Result<(), Reason> {
+        let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
+        let link = Link { source: mac_of(settings, side), destination: source };
+        let (Some(listener), Side::Client) = (listener, side) else {
+            self.refuse(side, &link, tuple, segment);
+            return Err(Reason::UnknownFlow);
+        };
+        match (segment.control, segment.ack_number) {
+            (TcpControl::Syn, None) => {
+                let answer = self.cookies.syn_ack(now, tuple, segment, &settings.client_tcp);
+                self.reply(side, |buf| emit_tcp(&link, tuple, &answer, buf));
+                Ok(())
+            }
+            (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
+            _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
+                Ok(accepted) if self.make_room(settings.flows_max) => {
+                    let config = &settings.client_tcp;
+                    let mut client = Connection::accept(config, *tuple, &accepted, now);
+                    let result = client.handle_segment(now, segment);
+                    let handshake = Handshake::new(&settings.listeners[listener].tls)
+                        .map_err(|_| Reason::FlowTableFull)?;
+                    let id = self.ids.allocate();
+                    self.strangers.remove(tuple);
+                    self.insert(Flow::new(id, listener, client, source, (now, handshake)));
+                    result
+                }
+                Ok(_) => Err(Reason::FlowTableFull),
+                Err(reason) => {
+                    if self.is_persistent(now, tuple) {
+                        self.refuse(side, &link, tuple, segment);
+                    }
+                    Err(reason)
+                }
+            },
+        }
+    }
+
+    pub(super) fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
+        if let Some(reset) = reset_for(segment) {
+            self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
+        }
+    }
+
+    /// Whether segments of this client have belonged to no flow for a while.
+    fn is_persistent(&mut self, now: Instant, tuple: &Tuple) -> bool {
+        if self.strangers.len() >= STRANGERS_MAX && !self.strangers.contains_key(tuple) {
+            self.strangers.clear();
+        }
+        let first = *self.strangers.entry(*tuple).or_insert(now);
+        let persistent = now - first >= PATIENCE;
+        if persistent {
+            self.strangers.remove(tuple);
+        }
+        persistent
+    }
+}

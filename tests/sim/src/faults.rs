@@ -1,0 +1,173 @@
+//! The steps of a script, and noise.
+
+use std::collections::BTreeSet;
+
+use relay_core::config::Side;
+use relay_core::replica::Role;
+use relay_core::time::{Duration, Instant};
+
+use crate::network::Port;
+use crate::script::{Action, Step, When, Who};
+use crate::setup;
+use crate::world::World;
+
+/// Cluster datagrams of the past that one step repeats.
+const REPLAYED: usize = 200;
+
+/// Where the checksum of a UDP datagram over IPv4 is; zero means that there is none (RFC 768).
+const UDP_CHECKSUM: usize = 14 + 20 + 6;
+
+/// Longest frame of noise, in bytes.
+const NOISE_MAX: u64 = 200;
+
+impl World {
+    /// Does the steps that are due.
+    pub(crate) fn step(&mut self) {
+        while let Some(Step { when, action }) = self.options.steps.get(self.step).copied() {
+            if !self.is_due(when) || !self.perform(action) {
+                return;
+            }
+            self.note(&format!("{action:?}"));
+            self.step += 1;
+            self.step_since = self.now;
+            self.moved_before = self.moved();
+            self.sent_before = self.wire.frames;
+            self.disturbed = self.disturbed.max(self.now);
+        }
+    }
+
+    /// When the next step is due, if time alone decides.
+    pub(crate) fn step_at(&self) -> Option<Instant> {
+        match self.options.steps.get(self.step)?.when {
+            When::After(time) => Some(self.step_since + time).filter(|at| *at > self.now),
+            When::Moved(_) | When::Sent(_) | When::InSync => None,
+        }
+    }
+
+    /// Frames of garbage at the relays' ports.
+    pub(crate) fn make_noise(&mut self) {
+        let Some(at) = self.noise_at.filter(|at| *at <= self.now) else { return };
+        let interval = Duration::from_secs(1) / self.options.noise;
+        self.noise_at =
+            Some(at + interval).filter(|at| *at < crate::world::BEGIN + self.options.faults_until);
+        let mut frame = vec![0; 14 + self.random.below(NOISE_MAX) as usize];
+        self.random.fill(&mut frame);
+        if self.random.chance(700) {
+            // A header that gets further into the parser.
+            let kinds: [[u8; 2]; 3] = [[8, 0], [8, 6], [0x86, 0xdd]];
+            frame[12..14].copy_from_slice(&kinds[self.random.below(3) as usize]);
+        }
+        let index = self.random.below(self.relays.len() as u64) as usize;
+        let sides = [Side::Client, Side::Backend, Side::Cluster];
+        let side = sides[self.random.below(3) as usize];
+        self.relays[index].receive(self.now, side, frame);
+    }
+
+    fn is_due(&self, when: When) -> bool {
+        match when {
+            When::After(time) => self.now >= self.step_since + time,
+            When::Moved(bytes) => self.moved() >= self.moved_before + bytes,
+            When::Sent(frames) => self.wire.frames >= self.sent_before + frames,
+            When::InSync => {
+                self.find(Who::Owner).is_some_and(|owner| self.successor(owner).is_some())
+            }
+        }
+    }
+
+    /// False when it is not possible yet.
+    fn perform(&mut self, action: Action) -> bool {
+        match action {
+            Action::Wait => {}
+            Action::Crash(who, frames) => {
+                let Some(index) = self.find(who) else { return false };
+                self.disrupt(index);
+                self.count_dropped(index);
+                self.relays[index].cut_after = Some(frames);
+                self.report.crashes += 1;
+            }
+            Action::Restart => {
+                for index in 0..self.relays.len() {
+                    if self.relays[index].node.is_none() {
+                        let node = setup::node(index, &self.options, &mut self.random, self.now);
+                        self.relays[index].start(self.now, node);
+                    }
+                }
+            }
+            Action::Pause(who, time) | Action::Freeze(who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.disrupt(index);
+                let deaf = matches!(action, Action::Freeze(..));
+                self.relays[index].pause(self.now + time, deaf);
+            }
+            Action::Mute(who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].muted_until = Some(self.now + time);
+            }
+            Action::Replay => self.replay(),
+        }
+        true
+    }
+
+    fn find(&self, who: Who) -> Option<usize> {
+        let wanted = match who {
+            Who::Owner => Role::Owner,
+            Who::Backup => Role::Backup,
+        };
+        self.relays.iter().position(|relay| {
+            relay.runs() && relay.node.as_ref().is_some_and(|node| node.role() == wanted)
+        })
+    }
+
+    /// The relay that could take over from `owner`.
+    fn successor(&self, owner: usize) -> Option<usize> {
+        let in_sync = |index: &usize| {
+            let relay = &self.relays[*index];
+            let report = relay.node.as_ref().map(|node| node.report(self.now));
+            relay.runs() && report.is_some_and(|report| report.in_sync)
+        };
+        in_sync(&owner).then_some(())?;
+        (0..self.relays.len()).filter(|index| *index != owner).find(in_sync)
+    }
+
+    /// Notes which connections the loss of a relay may cost.
+    fn disrupt(&mut self, index: usize) {
+        let role = self.relays[index].node.as_ref().map(|node| node.role());
+        if role != Some(Role::Owner) {
+            return;
+        }
+        let open = self.protected(index);
+        let safe = match self.successor(index) {
+            Some(_) => open.clone(),
+            None => BTreeSet::new(),
+        };
+        let flows = self.clients.flows.iter();
+        let alive = flows.filter(|flow| {
+            let served = self.backend.is_done(flow.plan.id);
+            flow.is_started() && !(served && flow.outcome.is_some())
+        });
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            alive.map(|flow| (flow.plan.id, flow.port)).partition(|(_, port)| safe.contains(port));
+        self.report.survivals += kept.len();
+        for (id, port) in lost {
+            self.note(&format!("connection {id} (port {port}) may be lost"));
+            self.excused.insert(id);
+            if !open.contains(&port) {
+                self.wire.forget(port);
+            }
+        }
+    }
+
+    /// Repeats cluster frames of the past, and sends changed ones.
+    fn replay(&mut self) {
+        for _ in 0..REPLAYED.min(self.recorded.len()) {
+            let at = self.random.below(self.recorded.len() as u64) as usize;
+            let (from, mut frame) = self.recorded[at].clone();
+            if self.random.chance(300) {
+                let last = frame.len() - 1;
+                frame[last] ^= 1;
+                frame[UDP_CHECKSUM..UDP_CHECKSUM + 2].fill(0);
+            }
+            self.network.send(self.now, Side::Cluster, Port::Relay(from), &frame);
+        }
+    }
+}

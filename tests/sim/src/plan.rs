@@ -1,0 +1,152 @@
+//! What a client and its backend do, and the bytes that they exchange.
+
+use relay_core::time::Duration;
+
+use crate::random::mix;
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Names the connection in the request; every byte follows from it.
+    pub id: u64,
+    /// When the client connects, from the begin of the run.
+    pub start: Duration,
+    /// Bytes from the client behind the request.
+    pub up: u64,
+    /// Bytes from the backend.
+    pub down: u64,
+    /// Who ends its stream first, while the other one goes on.
+    pub first_to_close: End,
+    pub version: Version,
+    pub conduct: Conduct,
+    /// The client reads nothing until this long after its start.
+    pub client_reads_after: Duration,
+    /// The backend reads nothing but the request until this long after it.
+    pub backend_reads_after: Duration,
+    /// The client changes its keys before so many of a thousand records (TLS 1.3 only).
+    pub rekeys: u32,
+    /// The client writes records of at most this many bytes.
+    pub record_max: u64,
+}
+
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Client,
+    Backend,
+}
+
+/// The version of TLS that the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Tls12,
+    Tls13,
+}
+
+/// What is special about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// Nothing: both streams arrive whole and end with close_notify and FIN.
+    Honest,
+    /// The backend resets its connection after this many bytes.
+    BackendResets { after: u64 },
+    /// The client sends random bytes instead of TLS.
+    Garbage,
+    /// The client speaks HTTP without TLS.
+    PlainHttp,
+    /// The client asks for a name that the relays do not have.
+    UnknownName,
+    /// The client sends garbage instead of a record after this many bytes.
+    GarbageAfter { bytes: u64 },
+}
+
+/// A request: id, up, down, who closes first, and where the backend resets.
+pub const REQUEST: usize = 48;
+
+/// What a backend reads from a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub id: u64,
+    pub up: u64,
+    pub down: u64,
+    pub backend_closes_first: bool,
+    pub reset_after: Option<u64>,
+    pub reads_after: Duration,
+}
+
+/// Which stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Up,
+    Down,
+}
+
+impl Plan {
+    /// A connection that moves `up` and `down` bytes.
+    pub fn new(id: u64, up: u64, down: u64) -> Self {
+        Plan {
+            id,
+            start: Duration::ZERO,
+            up,
+            down,
+            first_to_close: End::Backend,
+            version: Version::Tls13,
+            conduct: Conduct::Honest,
+            client_reads_after: Duration::ZERO,
+            backend_reads_after: Duration::ZERO,
+            rekeys: 0,
+            record_max: 16_384,
+        }
+    }
+
+    /// The bytes that begin the client's stream.
+    pub fn request(&self) -> [u8; REQUEST] {
+        let reset = match self.conduct {
+            Conduct::BackendResets { after } => after,
+            _ => u64::MAX,
+        };
+        let first = u64::from(self.first_to_close == End::Backend);
+        let pause = u64::try_from(self.backend_reads_after.as_nanos()).unwrap_or(0);
+        let mut request = [0; REQUEST];
+        let words = [self.id, self.up, self.down, first, reset, pause];
+        for (slot, word) in request.chunks_mut(8).zip(words) {
+            slot.copy_from_slice(&word.to_be_bytes());
+        }
+        request
+    }
+}
+
+impl Request {
+    /// Reads what [`Plan::request`] wrote.
+    pub fn parse(bytes: &[u8; REQUEST]) -> Self {
+        let word = |index: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[index * 8..index * 8 + 8]);
+            u64::from_be_bytes(word)
+        };
+        Request {
+            id: word(0),
+            up: word(1),
+            down: word(2),
+            backend_closes_first: word(3) == 1,
+            reset_after: Some(word(4)).filter(|after| *after != u64::MAX),
+            reads_after: Duration::from_nanos(word(5)),
+        }
+    }
+}
+
+/// The bytes of a stream from `offset` on.
+pub fn content(id: u64, direction: Direction, offset: u64, length: usize) -> Vec<u8> {
+    (offset..offset + length as u64).map(|at| byte(id, direction, at)).collect()
+}
+
+/// The place of the first byte that differs from the stream's content.
+pub fn difference(id: u64, direction: Direction, offset: u64, bytes: &[u8]) -> Option<u64> {
+    let wrong = bytes.iter().zip(offset..).find(|(b, at)| **b != byte(id, direction, *at));
+    wrong.map(|(_, at)| at)
+}
+
+fn byte(id: u64, direction: Direction, at: u64) -> u8 {
+    let word = mix(id << 1 ^ u64::from(direction == Direction::Up) ^ (at / 8) << 20);
+    (word >> (at % 8 * 8)) as u8
+}

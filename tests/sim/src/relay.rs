@@ -1,0 +1,113 @@
+//! A relay's machine: a production [`Node`] between rings that a power cut empties.
+
+use std::collections::VecDeque;
+
+use relay_core::config::Side;
+use relay_core::frame::IpAddress;
+use relay_core::node::{Command, Node};
+use relay_core::time::{Duration, Instant};
+
+/// Frames that a paused machine's receive rings hold; more are lost.
+const RING: usize = 2048;
+
+/// Frames of one batch.
+const BATCH: usize = 64;
+
+/// A turn cannot be repeated sooner than this.
+const TURN: Duration = Duration::from_micros(1);
+
+/// A machine.
+#[derive(Default)]
+pub struct Relay {
+    /// None: without power.
+    pub node: Option<Node>,
+    pub paused_until: Option<Instant>,
+    /// While it is paused frames are lost.
+    deaf: bool,
+    /// Its cluster interface loses what it sends.
+    pub muted_until: Option<Instant>,
+    /// The power fails when this many more frames have left.
+    pub cut_after: Option<u64>,
+    ring: VecDeque<(Side, Vec<u8>)>,
+    wake_at: Option<Instant>,
+}
+
+/// What a machine did.
+#[derive(Default)]
+pub struct Turned {
+    /// Frames in the order in which they left.
+    pub frames: Vec<(Side, Vec<u8>)>,
+    /// Addresses whose next hop is asked for.
+    pub resolve: Vec<IpAddress>,
+    /// The power failed.
+    pub died: bool,
+}
+
+impl Relay {
+    /// Whether the machine has power and is not paused.
+    pub fn runs(&self) -> bool {
+        self.node.is_some() && self.paused_until.is_none()
+    }
+
+    /// Puts a frame into a receive ring.
+    pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) {
+        let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);
+        if self.node.is_none() || deaf || self.ring.len() >= RING {
+            return;
+        }
+        self.ring.push_back((side, frame));
+        self.wake_at = Some(self.wake_at.map_or(now, |at| at.min(now)));
+    }
+
+    /// Switches the machine on.
+    pub fn start(&mut self, now: Instant, node: Node) {
+        *self = Relay { node: Some(node), wake_at: Some(now), ..Relay::default() };
+    }
+
+    /// The machine gets no processor until `until`, and no frames if it is `deaf`.
+    pub fn pause(&mut self, until: Instant, deaf: bool) {
+        (self.paused_until, self.deaf) = (Some(until), deaf);
+    }
+
+    /// When [`Relay::run`] has something to do.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.node.as_ref()?;
+        self.paused_until.or(self.wake_at)
+    }
+
+    /// One turn, if it is time.
+    pub fn run(&mut self, now: Instant) -> Option<Turned> {
+        if self.next_at().is_none_or(|at| at > now) {
+            return None;
+        }
+        let node = self.node.as_mut()?;
+        self.paused_until = None;
+        for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
+            node.handle_frame(now, side, &frame);
+        }
+        node.turn(now);
+        let mut turned = Turned::default();
+        while let Some(command) = node.poll_command() {
+            if let Command::Resolve(address) = command {
+                turned.resolve.push(address);
+            }
+        }
+        let mut buffer = [0; 2048];
+        for side in [Side::Cluster, Side::Client, Side::Backend] {
+            while let Some(length) = node.poll_transmit(now, side, &mut buffer) {
+                if self.cut_after == Some(0) {
+                    break;
+                }
+                self.cut_after = self.cut_after.map(|left| left - 1);
+                turned.frames.push((side, buffer[..length].to_vec()));
+            }
+        }
+        let again = if self.ring.is_empty() { node.poll_timeout() } else { Some(now) };
+        self.wake_at = again.map(|at| at.max(now + TURN));
+        if self.cut_after.take().is_some() {
+            turned.died = true;
+            *self = Relay::default();
+        }
+        Some(turned)
+    }
+}

@@ -1,0 +1,94 @@
+//! What is done to the cluster, step by step, and what a run is made of.
+
+use relay_core::time::Duration;
+
+use crate::network::Faults;
+use crate::plan::Plan;
+
+/// Everything about a run but its seed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub plans: Vec<Plan>,
+    pub steps: Vec<Step>,
+    pub ipv6: bool,
+    /// False: the backend answers every SYN with a reset.
+    pub backend_listens: bool,
+    /// Bytes are replicated after this time; None: never.
+    pub hold: Option<Duration>,
+    /// Toward clients, backends and other relays.
+    pub faults: [Faults; 3],
+    /// Frames are damaged only until then.
+    pub faults_until: Duration,
+    /// Garbage that reaches the relays' ports, in frames a second.
+    pub noise: u32,
+}
+
+/// One step: it waits for `when`, counted from the step before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub when: When,
+    pub action: Action,
+}
+
+/// When a step is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So much time after the step before.
+    After(Duration),
+    /// Endpoints have received so many bytes since the step before.
+    Moved(u64),
+    /// Relays have sent so many frames since the step before.
+    Sent(u64),
+    /// One relay serves and another one could take over.
+    InSync,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Only the waiting counts.
+    Wait,
+    /// A power cut after so many more frames of its next turn have left.
+    Crash(Who, u64),
+    /// Every machine without power starts again as a new incarnation.
+    Restart,
+    /// A machine gets no processor for so long.
+    Pause(Who, Duration),
+    /// The same, and what comes in meanwhile is lost: a virtual machine that is stopped.
+    Freeze(Who, Duration),
+    /// Nobody hears a machine's cluster interface for so long.
+    Mute(Who, Duration),
+    /// Cluster datagrams of the past are repeated, and forged ones are sent.
+    Replay,
+}
+
+/// Which relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Owner,
+    Backup,
+}
+
+impl Step {
+    /// A step.
+    pub const fn new(when: When, action: Action) -> Self {
+        Step { when, action }
+    }
+}
+
+impl Options {
+    /// A quiet network with 200 microseconds between any two machines.
+    pub fn new(plans: Vec<Plan>, steps: Vec<Step>) -> Self {
+        let quiet = Faults { delay: Duration::from_micros(200), ..Faults::default() };
+        Options {
+            plans,
+            steps,
+            ipv6: false,
+            backend_listens: true,
+            hold: Some(Duration::from_millis(2)),
+            faults: [quiet; 3],
+            faults_until: Duration::ZERO,
+            noise: 0,
+        }
+    }
+}

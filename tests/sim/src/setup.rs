@@ -1,0 +1,98 @@
+//! Addresses, and the machines with them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use relay_core::config::{Cluster, Listener, Settings};
+use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
+use relay_core::id::NodeId;
+use relay_core::node::Node;
+use relay_core::tcp;
+use relay_core::time::{Duration, Instant};
+
+use crate::host::Host;
+use crate::random::Random;
+use crate::script::Options;
+use crate::tls;
+
+/// Relays of a cluster.
+pub const RELAYS: usize = 2;
+
+/// The port that clients connect to.
+pub const PORT: u16 = 443;
+
+/// The port that the backend serves.
+pub const BACKEND_PORT: u16 = 8080;
+
+/// The port of cluster datagrams.
+pub const CLUSTER_PORT: u16 = 7305;
+
+/// MAC address of the backend.
+pub const BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 2, 10]);
+
+const CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 1, 10]);
+const VIRTUAL_CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 1, 0, 0x64]);
+const VIRTUAL_BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 2, 0, 0x64]);
+
+/// The address `host` of network `net`.
+pub fn address(ipv6: bool, net: u8, host: u8) -> IpAddress {
+    match ipv6 {
+        false => IpAddress::Ipv4(Ipv4Address::new(10, 99, net, host)),
+        true => IpAddress::Ipv6(Ipv6Address::new(0xfd99, net.into(), 0, 0, 0, 0, 0, host.into())),
+    }
+}
+
+/// The service's address.
+pub fn vip(ipv6: bool) -> IpAddress {
+    address(ipv6, 1, 100)
+}
+
+/// The clients' machine.
+pub fn client_host(seed: u64, now: Instant) -> Host {
+    Host::new(CLIENT_MAC, &[address(false, 1, 10), address(true, 1, 10)], seed, now)
+}
+
+/// The backend's machine.
+pub fn backend_host(seed: u64, now: Instant) -> Host {
+    Host::new(BACKEND_MAC, &[address(false, 2, 10), address(true, 2, 10)], seed, now)
+}
+
+/// MAC address of a relay's cluster interface.
+pub fn cluster_mac(index: usize) -> EthernetAddress {
+    EthernetAddress([2, 0, 0, 0, 3, index as u8 + 1])
+}
+
+/// A new life of the relay at `index`.
+pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) -> Node {
+    let id = |index: usize| NodeId(index as u8 + 1);
+    let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
+    let peers = (0..RELAYS).filter(|peer| *peer != index);
+    let families = [false, true];
+    let listener = Listener {
+        addresses: families.map(vip).to_vec(),
+        port: PORT,
+        snat: families.map(|ipv6| address(ipv6, 2, 100)).to_vec(),
+        backends: vec![IpEndpoint::new(address(options.ipv6, 2, 10), BACKEND_PORT)],
+        tls: tls::server(random.fork()),
+    };
+    let settings = Settings {
+        node: id(index),
+        cluster: Cluster {
+            key: [7; 32],
+            address: cluster_address(index),
+            udp_port: CLUSTER_PORT,
+            mac: cluster_mac(index),
+            mtu: 1500,
+            peers: peers.map(|peer| (id(peer), cluster_address(peer))).collect(),
+            heartbeat: Duration::from_millis(5),
+            timeout: Duration::from_millis(100),
+        },
+        client_mac: VIRTUAL_CLIENT_MAC,
+        backend_mac: VIRTUAL_BACKEND_MAC,
+        listeners: vec![listener],
+        client_tcp: tcp::Config::default(),
+        backend_tcp: tcp::Config::default(),
+        hold: options.hold,
+        flows_max: 1000,
+    };
+    Node::new(settings, random.seed(), now)
+}

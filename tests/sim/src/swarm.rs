@@ -1,0 +1,112 @@
+//! Scenarios that a seed decides: every class of fault is on in some and off in others.
+
+use relay_core::time::Duration;
+
+use crate::network::Faults;
+use crate::plan::{End, Plan, Version};
+use crate::random::Random;
+use crate::script::{Action, Options, Step, When, Who};
+
+/// Bytes of one stream at most.
+const STREAM_MAX: u64 = 400_000;
+
+/// Now and then one is longer than the buffers of a relay, so that these wrap.
+const LONG_STREAM_MAX: u64 = 3_000_000;
+
+/// The scenario of `seed`.
+pub fn options(seed: u64) -> Options {
+    let mut random = Random::new(seed ^ 0x5157_4152_4d00);
+    let count = 1 + random.below(6);
+    let plans: Vec<Plan> = (0..count).map(|id| plan(id + 1, &mut random)).collect();
+    let steps = steps(&mut random);
+    let lossy = random.chance(600);
+    let mut segment = |delay_max: u64| {
+        let rate = |random: &mut Random, chance, max| {
+            if lossy && random.chance(chance) { random.below(max) as u32 } else { 0 }
+        };
+        let jitter_max = if random.chance(400) { 2_000 } else { 0 };
+        Faults {
+            loss: rate(&mut random, 500, 25),
+            duplication: rate(&mut random, 400, 30),
+            corruption: rate(&mut random, 300, 10),
+            delay: Duration::from_micros(20 + random.below(delay_max)),
+            jitter: Duration::from_micros(random.below(jitter_max + 1)),
+        }
+    };
+    let faults = [segment(5_000), segment(500), segment(300)];
+    let holds = [Some(2_000), Some(2_000), Some(0), Some(20_000), None];
+    let hold = holds[random.below(holds.len() as u64) as usize];
+    Options {
+        ipv6: random.chance(300),
+        hold: hold.map(Duration::from_micros),
+        faults,
+        faults_until: Duration::from_secs(20),
+        noise: if random.chance(300) { 200 } else { 0 },
+        ..Options::new(plans, steps)
+    }
+}
+
+fn plan(id: u64, random: &mut Random) -> Plan {
+    let mut size = || match random.below(100) {
+        0..3 => random.below(LONG_STREAM_MAX),
+        3..70 => random.below(STREAM_MAX),
+        _ => random.below(2_000),
+    };
+    let (up, down) = (size(), size());
+    let sluggish = |random: &mut Random| match random.chance(150) {
+        true => Duration::from_millis(random.below(2_000)),
+        false => Duration::ZERO,
+    };
+    Plan {
+        start: Duration::from_millis(random.below(1_000)),
+        first_to_close: if random.chance(500) { End::Client } else { End::Backend },
+        version: if random.chance(250) { Version::Tls12 } else { Version::Tls13 },
+        client_reads_after: sluggish(random),
+        backend_reads_after: sluggish(random),
+        rekeys: if random.chance(200) { 100 } else { 0 },
+        record_max: if random.chance(500) { 16_384 } else { 1 + random.below(3_000) },
+        ..Plan::new(id, up, down)
+    }
+}
+
+/// Crashes, restarts and pauses.
+fn steps(random: &mut Random) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let pauses = random.chance(300);
+    let replays = random.chance(300);
+    for _ in 0..random.below(4) {
+        steps.push(Step::new(When::InSync, Action::Wait));
+        steps.push(Step::new(instant(random), Action::Wait));
+        if replays {
+            steps.push(Step::new(When::Moved(0), Action::Replay));
+        }
+        let who = if random.chance(800) { Who::Owner } else { Who::Backup };
+        steps.push(Step::new(When::InSync, Action::Wait));
+        if pauses && random.chance(500) {
+            let time = Duration::from_millis(20 + random.below(600));
+            let pause = if random.chance(500) { Action::Pause } else { Action::Freeze };
+            steps.push(Step::new(When::Moved(0), pause(who, time)));
+            steps.push(Step::new(When::After(time + Duration::from_millis(200)), Action::Wait));
+        } else {
+            let frames = random.below(12);
+            if random.chance(400) {
+                // Less than the time after which the machine is taken for dead.
+                steps.push(Step::new(When::Moved(0), Action::Mute(who, Duration::from_millis(60))));
+                let last = Duration::from_micros(random.below(50_000));
+                steps.push(Step::new(When::After(last), Action::Wait));
+            }
+            steps.push(Step::new(When::Moved(0), Action::Crash(who, frames)));
+            let dark = Duration::from_millis(random.below(1_500));
+            steps.push(Step::new(When::After(dark), Action::Restart));
+        }
+    }
+    steps
+}
+
+fn instant(random: &mut Random) -> When {
+    if random.chance(700) {
+        When::Moved(random.below(STREAM_MAX))
+    } else {
+        When::After(Duration::from_millis(random.below(1_500)))
+    }
+}

@@ -1,0 +1,154 @@
+//! Looks at every frame that a relay sends: no byte of a stream ever has two values, whichever
+//! relay sends it. Toward clients that is what keeps a (key, sequence number) from protecting two
+//! records; toward backends it keeps bytes from being doubled or lost.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+};
+
+/// All streams from relays.
+#[derive(Default)]
+pub struct Wire {
+    streams: BTreeMap<(SocketAddr, SocketAddr), Stream>,
+    /// Hash of everything that was seen.
+    digest: u64,
+    pub frames: u64,
+    pub resets: BTreeMap<SocketAddr, u32>,
+    pub conflicts: Vec<String>,
+}
+
+/// A segment of TCP as it is on the wire.
+pub struct Seen<'a> {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub packet: TcpPacket<&'a [u8]>,
+}
+
+#[derive(Default)]
+struct Stream {
+    first: u32,
+    bytes: Vec<Option<u8>>,
+}
+
+/// Streams of a run are far shorter; what lies beyond belongs to no stream.
+const STREAM_MAX: usize = 16 << 20;
+
+impl Wire {
+    /// A hash of all frames so far.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Takes in a frame that a relay sent.
+    pub fn watch(&mut self, frame: &[u8]) {
+        self.mix(frame);
+        self.frames += 1;
+        let Some(seen) = tcp(frame) else { return };
+        let packet = seen.packet;
+        if packet.rst() {
+            *self.resets.entry(seen.destination).or_default() += 1;
+            return;
+        }
+        let sequence = packet.seq_number().0 as u32;
+        let key = (seen.source, seen.destination);
+        if packet.syn() {
+            let first = sequence.wrapping_add(1);
+            let stream = self.streams.entry(key).or_default();
+            if stream.first != first {
+                *stream = Stream { first, bytes: Vec::new() };
+            }
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        let offset = sequence.wrapping_sub(stream.first) as usize;
+        if let Some(at) = stream.note(offset, packet.payload()) {
+            let (from, to) = key;
+            self.conflicts.push(format!("two values for byte {at} of the stream {from} > {to}"));
+        }
+    }
+
+    /// A client's handshake begins anew at another relay, with other keys: the SYN cookie still
+    /// holds, but nothing of the handshake was replicated.
+    pub fn forget(&mut self, client_port: u16) {
+        for ((_, to), stream) in &mut self.streams {
+            if to.port() == client_port {
+                stream.bytes.clear();
+            }
+        }
+    }
+
+    /// Adds bytes to the digest.
+    pub fn mix(&mut self, bytes: &[u8]) {
+        let mut hash = self.digest ^ bytes.len() as u64;
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = crate::random::mix(hash ^ u64::from_le_bytes(word)).rotate_left(5);
+        }
+        self.digest = hash;
+    }
+}
+
+impl Stream {
+    /// Notes bytes; returns the place of one that was another before.
+    fn note(&mut self, offset: usize, bytes: &[u8]) -> Option<usize> {
+        let end = offset + bytes.len();
+        if bytes.is_empty() || end > STREAM_MAX {
+            return None;
+        }
+        if self.bytes.len() < end {
+            self.bytes.resize(end, None);
+        }
+        let known = &mut self.bytes[offset..end];
+        let conflict = known.iter().zip(bytes).position(|(a, b)| a.is_some_and(|a| a != *b));
+        known.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = Some(*byte));
+        conflict.map(|at| offset + at)
+    }
+}
+
+/// The TCP segment in a frame, if there is a whole one.
+pub fn tcp(frame: &[u8]) -> Option<Seen<'_>> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let (source, destination, payload): (IpAddr, IpAddr, &[u8]) = match frame.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+            let is_tcp = packet.next_header() == IpProtocol::Tcp;
+            is_tcp
+                .then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
+        }
+        EthernetProtocol::Ipv6 => {
+            let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
+            let is_tcp = packet.next_header() == IpProtocol::Tcp;
+            is_tcp
+                .then(|| (packet.src_addr().into(), packet.dst_addr().into(), packet.payload()))?
+        }
+        _ => return None,
+    };
+    let packet = TcpPacket::new_checked(payload).ok()?;
+    Some(Seen {
+        source: SocketAddr::new(source, packet.src_port()),
+        destination: SocketAddr::new(destination, packet.dst_port()),
+        packet,
+    })
+}
+
+/// One line about a segment, for traces.
+pub fn describe(frame: &[u8]) -> Option<String> {
+    let Seen { source, destination, packet } = tcp(frame)?;
+    let flags = [
+        (packet.syn(), "S"),
+        (packet.fin(), "F"),
+        (packet.rst(), "R"),
+        (packet.psh(), "P"),
+        (packet.ack(), "."),
+    ];
+    let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+    let (seq, ack) = (packet.seq_number().0 as u32, packet.ack_number().0 as u32);
+    let (len, window) = (packet.payload().len(), packet.window_len());
+    let sacks = packet.selective_ack_ranges().unwrap_or_default();
+    let sacks: Vec<_> = sacks.iter().flatten().collect();
+    Some(format!("{source} > {destination} [{flags}] {seq}+{len} ack {ack} win {window} {sacks:?}"))
+}

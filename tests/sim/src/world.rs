@@ -1,0 +1,383 @@
+//! One run: machines, segments, virtual time, and what must never happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use relay_core::config::Side;
+use relay_core::frame::IpAddress;
+use relay_core::reason::Counters;
+use relay_core::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::client::{Clients, Outcome};
+use crate::network::{Delivery, Network, Port};
+use crate::plan::Conduct;
+use crate::random::Random;
+use crate::relay::{Relay, Turned};
+use crate::script::Options;
+use crate::wire::{self, Wire};
+use crate::{setup, tls};
+
+/// Virtual time begins here: clocks of machines that are up for a while.
+pub const BEGIN: Instant = Instant::from_millis(100_000);
+
+/// After the last fault everything finishes within this time.
+const FINISH_MAX: Duration = Duration::from_secs(200);
+
+/// Connections that may be lost are given up this long after the others have finished.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The kernel finds a next hop within this time.
+const RESOLUTION: Duration = Duration::from_micros(300);
+
+/// Turns of a run: more are a livelock.
+const TURNS_MAX: u64 = 3_000_000;
+
+/// Cluster datagrams that are kept to be replayed.
+const RECORDED_MAX: usize = 4000;
+
+/// What a run has shown.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub seed: u64,
+    /// A hash of all frames and their times.
+    pub digest: u64,
+    pub failures: Vec<String>,
+    pub crashes: u32,
+    pub takeovers: u32,
+    /// Connections that ended as they had to.
+    pub completed: usize,
+    /// How often a connection had to go on at another relay.
+    pub survivals: usize,
+    /// Connections that a crash was allowed to take along.
+    pub excused: usize,
+    /// How every connection ended for its client.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// Virtual time that it took.
+    pub took: Duration,
+    pub frames: u64,
+    /// Inputs that relays dropped, by reason, over all their lives.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// What was done, for people.
+    pub log: Vec<String>,
+}
+
+/// All state of a run.
+pub struct World {
+    pub(crate) now: Instant,
+    pub(crate) options: Options,
+    pub(crate) random: Random,
+    pub(crate) network: Network,
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) clients: Clients,
+    pub(crate) backend: Backend,
+    pub(crate) wire: Wire,
+    /// Connections that may be lost.
+    pub(crate) excused: BTreeSet<u64>,
+    pub(crate) report: Report,
+    /// The last fault.
+    pub(crate) disturbed: Instant,
+    pub(crate) step: usize,
+    pub(crate) step_since: Instant,
+    pub(crate) moved_before: u64,
+    pub(crate) sent_before: u64,
+    pub(crate) recorded: Vec<(usize, Vec<u8>)>,
+    pub(crate) noise_at: Option<Instant>,
+    resolutions: BTreeMap<(Instant, u64), (usize, IpAddress)>,
+    seen_takeovers: Vec<u64>,
+    turns: u64,
+    trace: bool,
+}
+
+impl World {
+    /// The machines of a run, switched on.
+    pub fn new(seed: u64, options: Options) -> Self {
+        let mut random = Random::new(seed);
+        tls::seed_clients(random.fork());
+        let mut network = Network::new(setup::RELAYS, random.fork());
+        for (side, faults) in
+            [Side::Client, Side::Backend, Side::Cluster].into_iter().zip(options.faults)
+        {
+            network.set_faults(side, faults);
+        }
+        let now = BEGIN;
+        let host = setup::client_host(random.next(), now);
+        let vip = (setup::vip(options.ipv6), setup::PORT);
+        let first_port = 20_000 + random.below(20_000) as u16;
+        let clients = Clients::new(host, vip, &options.plans, (now, first_port), &mut random);
+        let sockets = if options.backend_listens { options.plans.len() * 2 + 2 } else { 0 };
+        let host = setup::backend_host(random.next(), now);
+        let backend = Backend::new(host, setup::BACKEND_PORT, sockets);
+        let mut relays: Vec<Relay> = (0..setup::RELAYS).map(|_| Relay::default()).collect();
+        for (index, relay) in relays.iter_mut().enumerate() {
+            relay.start(now, setup::node(index, &options, &mut random, now));
+        }
+        let noise_at = (options.noise > 0).then_some(now);
+        World {
+            now,
+            random,
+            network,
+            relays,
+            clients,
+            backend,
+            wire: Wire::default(),
+            excused: BTreeSet::new(),
+            report: Report { seed, ..Report::default() },
+            disturbed: now + options.faults_until,
+            step: 0,
+            step_since: now,
+            moved_before: 0,
+            sent_before: 0,
+            recorded: Vec::new(),
+            noise_at,
+            resolutions: BTreeMap::new(),
+            seen_takeovers: vec![0; setup::RELAYS],
+            turns: 0,
+            trace: std::env::var_os("SIM_TRACE").is_some(),
+            options,
+        }
+    }
+
+    /// Runs until every connection has ended and judges.
+    pub fn run(mut self) -> Report {
+        self.clients.poll(self.now);
+        let mut healed = self.options.faults_until.is_zero();
+        loop {
+            if !healed && self.now >= BEGIN + self.options.faults_until {
+                healed = true;
+                self.network.heal();
+            }
+            self.step();
+            self.make_noise();
+            self.deliver();
+            self.run_relays();
+            self.run_hosts();
+            if self.is_finished() {
+                break;
+            }
+            let Some(next) = self.next_at() else {
+                self.fail("nothing will ever happen again".to_owned());
+                break;
+            };
+            if self.turns > TURNS_MAX {
+                self.fail("livelock".to_owned());
+                break;
+            }
+            self.now = next.max(self.now + Duration::from_nanos(1));
+        }
+        self.judge();
+        self.report
+    }
+
+    pub(crate) fn fail(&mut self, failure: String) {
+        let at = self.now - BEGIN;
+        self.note(&failure);
+        self.report.failures.push(format!("{at:?}: {failure}"));
+    }
+
+    pub(crate) fn note(&mut self, what: &str) {
+        let line = format!("{:?}: {what}", self.now - BEGIN);
+        if self.trace {
+            println!("{line}");
+        }
+        self.report.log.push(line);
+    }
+
+    /// Bytes that have arrived at endpoints.
+    pub(crate) fn moved(&self) -> u64 {
+        self.clients.flows.iter().map(|flow| flow.read).sum::<u64>() + self.backend.received()
+    }
+
+    /// Puts a relay's frame onto its segment.
+    pub(crate) fn transmit(&mut self, index: usize, side: Side, frame: &[u8]) {
+        self.wire.mix(&self.now.as_nanos().to_le_bytes());
+        self.wire.watch(frame);
+        self.trace_frame("out", index, frame);
+        if side == Side::Cluster && self.recorded.len() < RECORDED_MAX {
+            self.recorded.push((index, frame.to_vec()));
+        }
+        self.network.send(self.now, side, Port::Relay(index), frame);
+    }
+
+    fn trace_frame(&self, way: &str, index: usize, frame: &[u8]) {
+        if self.trace
+            && let Some(line) = wire::describe(frame)
+        {
+            println!("{:?}: relay {} {way} {line}", self.now - BEGIN, index + 1);
+        }
+    }
+
+    fn next_at(&mut self) -> Option<Instant> {
+        let relays = self.relays.iter().filter_map(Relay::next_at).min();
+        let resolution = self.resolutions.first_key_value().map(|((at, _), _)| *at);
+        let hosts = [self.clients.poll_at(self.now), self.backend.poll_at(self.now)];
+        let own = [self.network.next_at(), relays, resolution, self.noise_at, self.step_at()];
+        own.into_iter().chain(hosts).flatten().min()
+    }
+
+    fn deliver(&mut self) {
+        while let Some(Delivery { side, to, frame }) = self.network.receive(self.now) {
+            match (to, side) {
+                (Port::Relay(index), _) => {
+                    self.trace_frame("in ", index, &frame);
+                    self.relays[index].receive(self.now, side, frame);
+                }
+                (Port::Host, Side::Client) => self.clients.host.receive(frame),
+                (Port::Host, _) => self.backend.host.receive(frame),
+            }
+        }
+        while let Some(entry) = self.resolutions.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let (index, address) = entry.remove();
+            if let Some(node) = &mut self.relays[index].node {
+                node.handle_neighbor(address, setup::BACKEND_MAC);
+            }
+        }
+    }
+
+    fn run_relays(&mut self) {
+        for index in 0..self.relays.len() {
+            let Some(Turned { frames, resolve, died }) = self.relays[index].run(self.now) else {
+                continue;
+            };
+            self.turns += 1;
+            let muted = self.relays[index].muted_until.is_some_and(|until| self.now < until);
+            let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
+            for (side, frame) in heard {
+                self.transmit(index, side, &frame);
+            }
+            for address in resolve {
+                let key = (self.now + RESOLUTION, self.turns);
+                self.resolutions.insert(key, (index, address));
+            }
+            if died {
+                self.note(&format!("relay {} is dead", index + 1));
+            }
+            self.watch_role(index);
+        }
+    }
+
+    fn watch_role(&mut self, index: usize) {
+        let Some(node) = &self.relays[index].node else { return };
+        let report = node.report(self.now);
+        if report.takeovers > self.seen_takeovers[index] {
+            self.report.takeovers += 1;
+            self.note(&format!("relay {} took over {} flows", index + 1, report.flows));
+        }
+        self.seen_takeovers[index] = report.takeovers;
+    }
+
+    fn run_hosts(&mut self) {
+        self.clients.poll(self.now);
+        while let Some(frame) = self.clients.host.transmit() {
+            self.network.send(self.now, Side::Client, Port::Host, &frame);
+        }
+        self.backend.poll(self.now);
+        while let Some(frame) = self.backend.host.transmit() {
+            self.network.send(self.now, Side::Backend, Port::Host, &frame);
+        }
+    }
+
+    fn is_finished(&mut self) -> bool {
+        if self.now > self.disturbed + FINISH_MAX {
+            self.fail("not everything has finished".to_owned());
+            return true;
+        }
+        if !self.wire.conflicts.is_empty() || !self.backend.failures.is_empty() {
+            return true;
+        }
+        let ended = |flow: &crate::client::Client| {
+            let served = flow.plan.conduct != Conduct::Honest || self.backend.is_done(flow.plan.id);
+            flow.outcome.is_some() && (served || flow.outcome != Some(Outcome::Done))
+        };
+        let mut flows = self.clients.flows.iter();
+        let all = flows.clone().all(ended);
+        let rest = flows.all(|flow| ended(flow) || self.excused.contains(&flow.plan.id));
+        all || (rest && self.now > self.disturbed + PATIENCE)
+    }
+
+    fn judge(&mut self) {
+        for failure in core::mem::take(&mut self.wire.conflicts) {
+            self.fail(failure);
+        }
+        for failure in core::mem::take(&mut self.backend.failures) {
+            self.fail(failure);
+        }
+        let repeated: Vec<u64> =
+            self.backend.requests.iter().filter(|(_, n)| **n > 1).map(|(id, _)| *id).collect();
+        for id in repeated {
+            self.fail(format!("request {id} came twice"));
+        }
+        for index in 0..self.clients.flows.len() {
+            self.judge_flow(index);
+        }
+        for relay in 0..self.relays.len() {
+            self.count_dropped(relay);
+        }
+        if !self.report.failures.is_empty() {
+            self.describe();
+        }
+        self.report.excused = self.excused.len();
+        self.report.digest = self.wire.digest();
+        self.report.frames = self.wire.frames;
+        self.report.took = self.now - BEGIN;
+    }
+
+    fn judge_flow(&mut self, index: usize) {
+        let flow = &self.clients.flows[index];
+        let id = flow.plan.id;
+        let outcome = flow.outcome.clone();
+        let served = self.backend.is_done(id);
+        self.report.outcomes.push(outcome.clone());
+        let good = match (&flow.plan.conduct, &outcome) {
+            (_, Some(Outcome::Wrong(_))) => false,
+            (Conduct::Honest, _) if !self.options.backend_listens => true,
+            (Conduct::Honest, Some(Outcome::Done)) => served,
+            (Conduct::Honest, _) => false,
+            // What these have to see is for scenarios to say.
+            (_, outcome) => outcome.is_some(),
+        };
+        if good {
+            self.report.completed += 1;
+        }
+        let excused = self.excused.contains(&id) && !matches!(outcome, Some(Outcome::Wrong(_)));
+        if !good && !excused {
+            self.fail(format!("connection {id} ended with {outcome:?}, served {served}"));
+        }
+    }
+
+    /// Adds up the counters of a relay whose life ends.
+    pub(crate) fn count_dropped(&mut self, index: usize) {
+        let Some(node) = &self.relays[index].node else { return };
+        let counters: &Counters = node.counters();
+        for (name, value) in counters.iter().filter(|(_, value)| *value > 0) {
+            *self.report.dropped.entry(name).or_default() += value;
+        }
+    }
+
+    fn describe(&mut self) {
+        let mut lines = Vec::new();
+        let Clients { host, flows, .. } = &mut self.clients;
+        lines.extend(flows.iter_mut().map(|flow| flow.describe(host)));
+        lines.extend(self.backend.describe());
+        for relay in &self.relays {
+            let Some(node) = &relay.node else { continue };
+            lines.push(format!("{:?}", node.report(self.now)));
+            lines.extend(node.flows().map(|flow| format!("{flow:?}")));
+        }
+        lines.iter().for_each(|line| self.note(line));
+    }
+
+    /// The clients' ends of connections that must survive: the backend has seen them.
+    pub(crate) fn protected(&mut self, owner: usize) -> BTreeSet<u16> {
+        let known = self.backend.established();
+        let Some(node) = &self.relays[owner].node else { return BTreeSet::new() };
+        let flows = node.flows().filter(|flow| {
+            let snat = flow.snat.map(|end| SocketAddr::new(end.addr.into(), end.port));
+            snat.is_some_and(|snat| known.contains(&snat))
+        });
+        flows.map(|flow| flow.client.port).collect()
+    }
+}
