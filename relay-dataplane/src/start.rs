@@ -55,8 +55,15 @@ pub struct Relay {
     pub control: ControlServer,
 }
 
+/// The listeners with their certificates, which are checked.
+pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
+    config.listeners.iter().map(|listener| resolve(listener, config)).collect()
+}
+
 /// Loads the XDP programs, opens the ports and makes the node.
 pub fn start(config: &Config) -> Result<Relay, StartError> {
+    // What cannot serve must not touch an interface.
+    let listeners = listeners(config)?;
     let clock = Clock::start();
     let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
         // Listeners may share addresses.
@@ -69,7 +76,7 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let client = open(config, &config.ports.client, service(|l| &l.addresses))?;
     let backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
 
-    let settings = settings(config, [&client, &backend, &cluster])?;
+    let settings = settings(config, listeners, [&client, &backend, &cluster]);
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
     let node = Node::new(settings, seed, clock.now());
@@ -102,17 +109,17 @@ fn open(
 
 fn settings(
     config: &Config,
+    listeners: Vec<Listener>,
     [client, backend, cluster]: [&Interface; 3],
-) -> Result<Settings, StartError> {
+) -> Settings {
     let limits = &config.limits;
     let tcp = |port: &XskPort| tcp::Config {
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
     };
-    let listeners = config.listeners.iter().map(|listener| resolve(listener, config));
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
-    Ok(Settings {
+    Settings {
         node: NodeId(config.node.id),
         cluster: Cluster {
             key: config.cluster.key,
@@ -126,12 +133,12 @@ fn settings(
         },
         client_mac: EthernetAddress(config.virtual_mac.client),
         backend_mac: EthernetAddress(config.virtual_mac.backend),
-        listeners: listeners.collect::<Result<_, _>>()?,
+        listeners,
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),
         hold: limits.hold,
         flows_max: limits.flows,
-    })
+    }
 }
 
 fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {

@@ -1,5 +1,6 @@
 """Sends frames that are wrong, or of no connection, to a virtual address and prints what comes
 back as one line of JSON: for each case the TCP flags of the answers, such as `{"ack": ["R"]}`.
+Each frame is sent twice.
 
 The last frame is a good SYN, repeated until it is answered: what came before was seen by then.
 With `silent` as the last argument no answer to it is waited for.
@@ -14,8 +15,10 @@ import sys
 import time
 
 PORT, CLOSED_PORT = 443, 81
-ANSWER_LIMIT_S = 10
-SILENCE_S = 1
+LAST_PORT = 51000
+TURN_S = 0.5
+ANSWER_TURNS = 20
+SILENT_TURNS = 2
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
 
 
@@ -98,21 +101,30 @@ class Frames:
 
 def main(device, mac, source, target, silent=None):
     frames = Frames(device, mac, source, target)
-    names, answered = {}, {}
-    for name, port, packet in frames.cases():
-        names[port], answered[name] = name, []
-        frames.send(packet)
-    last = 51000
-    deadline = time.monotonic() + (SILENCE_S if silent else ANSWER_LIMIT_S)
-    frames.send(frames.ip(frames.tcp((last, PORT), "S")))
-    for port, flags in frames.answers(deadline):
-        if port == last and not silent:
+    cases = list(frames.cases())
+    names = {port: name for name, port, _ in cases} | {LAST_PORT: "good"}
+    answered = {name: set() for name in names.values()}
+
+    def listen():
+        for port, flags in frames.answers(time.monotonic() + TURN_S):
+            if port in names:
+                answered[names[port]].add(flags)
+
+    # A segment without a connection may have overtaken the one that opens it: only when it comes
+    # again it is answered.
+    for _ in range(2):
+        for _, _, packet in cases:
+            frames.send(packet)
+        listen()
+    for _ in range(SILENT_TURNS if silent else ANSWER_TURNS):
+        frames.send(frames.ip(frames.tcp((LAST_PORT, PORT), "S")))
+        listen()
+        if answered["good"] and not silent:
             break
-        answered.setdefault(names.get(port, str(port)), []).append(flags)
+    if silent or answered.pop("good"):
+        print(json.dumps({name: sorted(flags) for name, flags in answered.items()}))
     else:
-        if not silent:
-            sys.exit("a good SYN is not answered")
-    print(json.dumps(answered))
+        sys.exit("a good SYN is not answered")
 
 
 main(*sys.argv[1:])
