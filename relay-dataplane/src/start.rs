@@ -58,6 +58,12 @@ pub struct Relay {
 /// Loads the XDP programs, opens the ports and makes the node.
 pub fn start(config: &Config) -> Result<Relay, StartError> {
     let clock = Clock::start();
+    // What the operator can have written wrong, before anything is touched.
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| resolve(listener, config))
+        .collect::<Result<_, _>>()?;
     let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
         // Listeners may share addresses.
         let all: BTreeSet<_> = config.listeners.iter().flat_map(list).collect();
@@ -69,7 +75,7 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let client = open(config, &config.ports.client, service(|l| &l.addresses))?;
     let backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
 
-    let settings = settings(config, [&client, &backend, &cluster])?;
+    let settings = settings(config, [&client, &backend, &cluster], listeners);
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
     let node = Node::new(settings, seed, clock.now());
@@ -103,16 +109,16 @@ fn open(
 fn settings(
     config: &Config,
     [client, backend, cluster]: [&Interface; 3],
-) -> Result<Settings, StartError> {
+    listeners: Vec<Listener>,
+) -> Settings {
     let limits = &config.limits;
     let tcp = |port: &XskPort| tcp::Config {
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
     };
-    let listeners = config.listeners.iter().map(|listener| resolve(listener, config));
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
-    Ok(Settings {
+    Settings {
         node: NodeId(config.node.id),
         cluster: Cluster {
             key: config.cluster.key,
@@ -126,12 +132,12 @@ fn settings(
         },
         client_mac: EthernetAddress(config.virtual_mac.client),
         backend_mac: EthernetAddress(config.virtual_mac.backend),
-        listeners: listeners.collect::<Result<_, _>>()?,
+        listeners,
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),
         hold: limits.hold,
         flows_max: limits.flows,
-    })
+    }
 }
 
 fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
