@@ -41,7 +41,7 @@ const _: () = assert!(MAX_FLOWS * MAX_FLOW_LINE < MAX_RESPONSE_LINE);
 pub enum Request {
     /// The node, its role and its peers.
     Status,
-    /// The flows that this node owns or holds a shadow of.
+    /// The flows that this node owns.
     Flows {
         /// Most flows wanted; [`DEFAULT_FLOWS`] if absent, never more than [`MAX_FLOWS`].
         #[serde(default)]

@@ -41,6 +41,8 @@ pub struct Shard {
     numbers: TupleHash,
     /// Flows that are over but for TIME-WAIT, oldest first: they make room when the table is full.
     lingering: VecDeque<FlowId>,
+    /// How many of them are still there.
+    lingerers: usize,
     /// When a segment that belongs to no flow was seen first.
     strangers: BTreeMap<Tuple, Instant>,
     neighbors: BTreeMap<IpAddress, EthernetAddress>,
@@ -83,6 +85,7 @@ impl Shard {
             ids: FlowIds::new(incarnation),
             numbers: TupleHash::new(&number_key),
             lingering: VecDeque::new(),
+            lingerers: 0,
             strangers: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeSet::new(),
@@ -91,14 +94,14 @@ impl Shard {
         }
     }
 
-    /// Number of flows.
+    /// Number of flows, without those that are over but for TIME-WAIT.
     pub fn len(&self) -> usize {
-        self.flows.len()
+        self.flows.len() - self.lingerers
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.len() == 0
     }
 
     /// Flows since the start, those taken over included.
@@ -108,7 +111,7 @@ impl Shard {
 
     /// What the operator is shown, in the order of the flows' ids.
     pub fn describe(&self) -> impl Iterator<Item = Description> + '_ {
-        self.flows.values().map(|slot| slot.flow.describe())
+        self.flows.values().filter(|slot| !slot.lingers).map(|slot| slot.flow.describe())
     }
 
     /// The first replicated flow behind `after`.
@@ -204,6 +207,7 @@ impl Shard {
             let next = slot.flow.service(&mut turn);
             if slot.flow.is_lingering() && !slot.lingers {
                 slot.lingers = true;
+                self.lingerers += 1;
                 self.lingering.push_back(id);
             }
             match next {
@@ -254,8 +258,15 @@ impl Shard {
                     Side::Client => slot.client_ready = false,
                     _ => slot.backend_ready = false,
                 }
-                // The last segment may have been all that a flow still waited for.
-                if !slot.flow.is_replicated() {
+                let leg = match side {
+                    Side::Client => Some(&slot.flow.client),
+                    _ => slot.flow.backend(),
+                };
+                let phase = leg.map(|leg| leg.connection.phase());
+                let closed = matches!(phase, Some(Phase::TimeWait | Phase::Closed(_)));
+                // The last segment, that which closes a leg too, may have been all that a flow
+                // still waited for.
+                if closed || !slot.flow.is_replicated() {
                     self.touch(id);
                 }
             }
@@ -402,6 +413,7 @@ impl Shard {
 
     fn remove(&mut self, id: FlowId) {
         let Some(slot) = self.flows.remove(&id) else { return };
+        self.lingerers -= usize::from(slot.lingers);
         while self.lingering.front().is_some_and(|oldest| !self.flows.contains_key(oldest)) {
             self.lingering.pop_front();
         }

@@ -62,9 +62,9 @@ pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
 
 /// Loads the XDP programs, opens the ports and makes the node.
 pub fn start(config: &Config) -> Result<Relay, StartError> {
-    // What cannot serve must not touch an interface.
-    let listeners = listeners(config)?;
     let clock = Clock::start();
+    // What the operator can have written wrong, before anything is touched.
+    let listeners = listeners(config)?;
     let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
         // Listeners may share addresses.
         let all: BTreeSet<_> = config.listeners.iter().flat_map(list).collect();
@@ -76,7 +76,7 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let client = open(config, &config.ports.client, service(|l| &l.addresses))?;
     let backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
 
-    let settings = settings(config, listeners, [&client, &backend, &cluster]);
+    let settings = settings(config, [&client, &backend, &cluster], listeners);
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
     let node = Node::new(settings, seed, clock.now());
@@ -109,8 +109,8 @@ fn open(
 
 fn settings(
     config: &Config,
-    listeners: Vec<Listener>,
     [client, backend, cluster]: [&Interface; 3],
+    listeners: Vec<Listener>,
 ) -> Settings {
     let limits = &config.limits;
     let tcp = |port: &XskPort| tcp::Config {

@@ -24,8 +24,6 @@ pub struct Down {
     sealed: u64,
     /// The place before that entry.
     at: Point,
-    /// A fatal alert was sealed: nothing follows it.
-    failed: bool,
     pub hold: Hold,
     record: Vec<u8>,
 }
@@ -54,7 +52,6 @@ impl Down {
             sealed: log.delivered().index,
             at: log.start(),
             log,
-            failed: false,
             hold,
             record: Vec::new(),
         })
@@ -167,20 +164,17 @@ impl Down {
         self.alert((1, alert), client).map(Some)
     }
 
-    /// Seals a fatal alert; a reset follows when the client has it. None when records of a former
-    /// owner have not been re-created: an alert must not take their sequence number.
-    pub fn fail(&mut self, alert: u8, client: &mut Connection) -> Result<Option<Entry>, Broken> {
+    /// Ends the stream with a fatal alert. None when records of a former owner have not been
+    /// re-created: an alert must not take their sequence number.
+    pub fn fail(
+        &mut self,
+        alert: u8,
+        client: &mut Connection,
+    ) -> Result<Option<[Entry; 2]>, Broken> {
         if !self.can_extend(client) {
             return Ok(None);
         }
-        let farewell = self.alert((FATAL, alert), client)?;
-        self.failed = true;
-        Ok(Some(farewell))
-    }
-
-    /// Whether the client was sent a fatal alert.
-    pub fn has_failed(&self) -> bool {
-        self.failed
+        self.finish((FATAL, alert), client).map(Some)
     }
 
     /// Moves W to what the client has acknowledged; returns whether it moved.
@@ -200,7 +194,6 @@ impl Down {
 
     fn can_extend(&self, client: &Connection) -> bool {
         self.is_caught_up()
-            && !self.failed
             && !self.log.is_finished()
             && self.log.has_room()
             && client.send_space() > self.suite.record_len(MAX_PLAINTEXT)

@@ -186,7 +186,7 @@ impl Flow {
         let own = match &self.stage {
             Stage::Handshaking(handshaking) => Some(handshaking.until),
             Stage::Dialing(dialing) => Some(dialing.until),
-            Stage::Open(open) => open.poll_timeout(),
+            Stage::Open(open) => open.poll_timeout(&self.client),
             Stage::Farewell { until } => Some(*until),
             Stage::Over => None,
         };

@@ -5,7 +5,7 @@ use relay_abi::peer::{DATA_MAX, Direction, Entry, Message};
 use super::down::{Broken, Down};
 use super::opening::Dialing;
 use super::up::{Asked, Up, Violation};
-use super::{Effect, Flow, Leg, Stage, Turn, is_broken, is_done};
+use super::{Effect, FAREWELL_MAX, Flow, Leg, Stage, Turn, is_broken, is_done};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
 use crate::replica::Lsn;
@@ -31,6 +31,8 @@ pub struct Open {
     ending: Ending,
     /// The client asked for a KeyUpdate that could not be sealed yet (RFC 8446 section 4.6.3).
     owes_key_update: bool,
+    /// When the client has to have ended a flow that is over.
+    linger_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,7 @@ impl Open {
             reported: (settled, delivered),
             ending: Ending::No,
             owes_key_update: false,
+            linger_until: None,
         })
     }
 
@@ -85,8 +88,18 @@ impl Open {
         raw: Vec<u8>,
     ) -> Self {
         let reported = (up.settled(), down.delivered());
-        let (ending, owes_key_update) = (Ending::No, false);
-        Open { suite, server_name, backend, up, down, raw, reported, ending, owes_key_update }
+        Open {
+            suite,
+            server_name,
+            backend,
+            up,
+            down,
+            raw,
+            reported,
+            ending: Ending::No,
+            owes_key_update: false,
+            linger_until: None,
+        }
     }
 
     pub(super) fn suite(&self) -> Suite {
@@ -127,7 +140,10 @@ impl Open {
         self.ending == Ending::Ended && legs.iter().all(|c| matches!(c.phase(), Phase::Closed(_)))
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self, client: &Leg) -> Option<Instant> {
+        if self.is_ended() {
+            return self.linger_until.filter(|_| client.connection.phase() == Phase::Open);
+        }
         let holds = [self.up.hold.poll_timeout(), self.down.hold.poll_timeout()];
         holds.into_iter().flatten().min()
     }
@@ -135,7 +151,7 @@ impl Open {
     /// Does everything that can be done now.
     pub(super) fn service(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         if self.is_ended() {
-            return;
+            return self.linger(client, turn.now);
         }
         if is_broken(&client.connection) {
             return self.abort(id, turn);
@@ -175,9 +191,14 @@ impl Open {
             Effect::UpData(range) => self.up.hold.commit_data(range),
             Effect::DownData(range) => self.down.hold.commit_data(range),
             Effect::Abort => {
-                client.abort();
+                // A client that was told why, and has our FIN, may say its own.
+                if !client.fin_acked() {
+                    client.abort();
+                }
                 backend.abort();
                 self.ending = Ending::Ended;
+                client.set_ack_limit(u64::MAX);
+                return;
             }
         }
         acknowledge(client, &self.up.hold);
@@ -188,8 +209,7 @@ impl Open {
     fn is_drained(&self, client: &Leg) -> bool {
         let (client, backend) = (&client.connection, &self.backend.connection);
         let log = self.down.log();
-        let taken =
-            log.is_finished() || self.down.has_failed() || log.end().backend >= backend.received();
+        let taken = log.is_finished() || log.end().backend >= backend.received();
         taken && (client.acked() >= log.end().client || self.down.lacks_plaintext(backend))
     }
 
@@ -197,6 +217,15 @@ impl Open {
     fn drain(&mut self) {
         self.ending = Ending::Draining;
         self.down.hold.hurry();
+    }
+
+    /// Waits for the client's FIN, but not for ever.
+    fn linger(&mut self, client: &mut Leg, now: Instant) {
+        let until = *self.linger_until.get_or_insert(now + FAREWELL_MAX);
+        let waits = self.ending == Ending::Ended && client.connection.phase() == Phase::Open;
+        if waits && until <= now {
+            client.connection.abort();
+        }
     }
 
     fn abort(&mut self, id: FlowId, turn: &mut Turn<'_>) {
@@ -221,7 +250,7 @@ impl Open {
                 self.ending = Ending::Draining;
                 turn.counters.count(reason);
                 let farewell = self.down.fail(alert, client)?;
-                return farewell.map(|entry| vec![entry]).ok_or(Broken::Diverged);
+                return farewell.map(Vec::from).ok_or(Broken::Diverged);
             }
         };
         let mut entries = Vec::new();

@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
 use e2e::conversation::{Conversation, Flowing};
+use e2e::counters::await_no_flows;
 use e2e::{Fixture, How, Options, origin, plan};
 use xtask::shell::output;
 
@@ -223,6 +224,9 @@ fn both_ends_may_end_first() {
         talk.client.shut_input();
         talk.await_end_at_server().unwrap();
         talk.client.wait().unwrap().cleanly().unwrap();
+        drop(talk.server);
+        // TIME-WAIT alone keeps no flow.
+        await_no_flows(&lab, &lab.owner(None).unwrap()).unwrap();
     }
 }
 
