@@ -39,9 +39,19 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     if arguments.check {
-        return ExitCode::SUCCESS;
+        return start::listeners(&config)
+            .map_or_else(|error| refuse(&error), |_| ExitCode::SUCCESS);
     }
     run(&config)
+}
+
+/// Says why the relay cannot start; mistakes in the configuration have an exit code of their own.
+fn refuse(error: &start::StartError) -> ExitCode {
+    eprintln!("{error}");
+    match error {
+        start::StartError::Tls { .. } => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 fn run(config: &Config) -> ExitCode {
@@ -54,14 +64,7 @@ fn run(config: &Config) -> ExitCode {
     }
     let mut relay = match start::start(config) {
         Ok(relay) => relay,
-        Err(start::StartError::Tls { port, cause }) => {
-            eprintln!("listener on port {port}: {cause}");
-            return ExitCode::from(2);
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return refuse(&error),
     };
     if let Some(core) = config.worker.core
         && !core_affinity::set_for_current(core_affinity::CoreId { id: core })

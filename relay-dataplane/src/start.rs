@@ -55,15 +55,16 @@ pub struct Relay {
     pub control: ControlServer,
 }
 
+/// The listeners with their certificates, which are checked.
+pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
+    config.listeners.iter().map(|listener| resolve(listener, config)).collect()
+}
+
 /// Loads the XDP programs, opens the ports and makes the node.
 pub fn start(config: &Config) -> Result<Relay, StartError> {
     let clock = Clock::start();
     // What the operator can have written wrong, before anything is touched.
-    let listeners: Vec<_> = config
-        .listeners
-        .iter()
-        .map(|listener| resolve(listener, config))
-        .collect::<Result<_, _>>()?;
+    let listeners = listeners(config)?;
     let service = |list: fn(&crate::config::Listener) -> &Vec<IpAddr>| -> Vec<(IpAddr, Kind)> {
         // Listeners may share addresses.
         let all: BTreeSet<_> = config.listeners.iter().flat_map(list).collect();

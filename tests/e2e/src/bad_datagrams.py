@@ -3,7 +3,7 @@ changed.
 
 Arguments: `capture FILE DEVICE`, where DEVICE is the switch's port toward the sender, or
 `inject FILE DEVICE HOW COUNT`, where DEVICE is the port toward the receiver and HOW is one of
-`as-is`, `changed`, `cut`, `stranger` (another sender's name), `random`.
+`as-is`, `changed` (another counter), `cut`, `stranger` (another sender's name), `random`.
 """
 
 import os
@@ -15,6 +15,8 @@ UDP = 14 + 20
 PAYLOAD = UDP + 8
 # Heartbeats are longer, greetings shorter: a greeting has no payload.
 FRAME_MIN = PAYLOAD + 27 + 16 + 20
+# Behind version, kind, sender and two incarnations.
+COUNTER = 3 + 8 + 8
 LIMIT_S = 10
 
 
@@ -41,7 +43,8 @@ def inject(path, device, how, count):
         frame = file.read()
     head, payload = frame[:PAYLOAD], frame[PAYLOAD:]
     if how == "changed":
-        payload = payload[:-1] + bytes([payload[-1] ^ 1])
+        # A counter that was never seen: else it would be a replay first of all.
+        payload = payload[:COUNTER] + b"\x7f" * 8 + payload[COUNTER + 8:]
     elif how == "cut":
         payload = payload[:9]
     elif how == "stranger":

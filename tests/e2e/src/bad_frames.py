@@ -1,5 +1,6 @@
 """Sends frames that are wrong, or of no connection, to a virtual address and prints what comes
 back as one line of JSON: for each case the TCP flags of the answers, such as `{"ack": ["R"]}`.
+Each frame is sent twice.
 
 The last frame is a good SYN, repeated until it is answered: what came before was seen by then.
 With `silent` as the last argument no answer to it is waited for.
@@ -16,6 +17,7 @@ import time
 PORT, CLOSED_PORT = 443, 81
 ANSWER_LIMIT_S = 10
 SILENCE_S = 1
+AGAIN_S = 0.5
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
 
 
@@ -98,17 +100,25 @@ class Frames:
 
 def main(device, mac, source, target, silent=None):
     frames = Frames(device, mac, source, target)
-    names, answered = {}, {}
-    for name, port, packet in frames.cases():
+    names, answered = {}, {"good": []}
+    cases = list(frames.cases())
+    for name, port, packet in cases:
         names[port], answered[name] = name, []
         frames.send(packet)
+    # A segment without a connection may have overtaken the one that opens it: only when it comes
+    # again it is answered.
+    time.sleep(AGAIN_S)
+    for _, _, packet in cases:
+        frames.send(packet)
     last = 51000
+    names[last] = "good"
     deadline = time.monotonic() + (SILENCE_S if silent else ANSWER_LIMIT_S)
     frames.send(frames.ip(frames.tcp((last, PORT), "S")))
     for port, flags in frames.answers(deadline):
         if port == last and not silent:
             break
-        answered.setdefault(names.get(port, str(port)), []).append(flags)
+        if port in names:
+            answered[names[port]] = sorted({*answered[names[port]], flags})
     else:
         if not silent:
             sys.exit("a good SYN is not answered")
