@@ -259,7 +259,7 @@ impl Shard {
                     _ => slot.backend_ready = false,
                 }
                 // The last segment may have been all that a flow still waited for.
-                if !slot.flow.is_replicated() {
+                if !slot.flow.is_replicated() || slot.flow.has_closed_leg() {
                     self.touch(id);
                 }
             }

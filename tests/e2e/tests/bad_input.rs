@@ -173,40 +173,6 @@ fn send_frames(lab: &Fixture, mac: &str, silent: bool) -> Result<BTreeMap<String
 }
 
 #[test]
-fn malformed_frames_and_stray_segments_are_counted_and_answered_as_rfc9293_says() {
-    let lab = lab();
-    let owner = lab.owner(None).unwrap();
-    undisturbed(&lab, || {
-        let before = counters(&lab, &owner)?;
-        let mut answers = send_frames(&lab, plan::CLIENT_VIRTUAL_MAC, false)?;
-        answers.retain(|_, flags| !flags.is_empty());
-        let said: Vec<_> =
-            answers.iter().map(|(case, flags)| (case.as_str(), flags.join(" "))).collect();
-        let expected = [
-            ("ack", "R"),
-            ("ack to a closed port", "R"),
-            ("data", "R"),
-            ("fin", "R"),
-            ("no flags", "RA"),
-            ("syn to a closed port", "RA"),
-        ];
-        ensure!(said == expected.map(|(case, flags)| (case, flags.to_owned())), "{said:?}");
-        for counter in [
-            ("dropped/bad_checksum", 2),
-            ("dropped/cookie_invalid", 3),
-            ("dropped/malformed", 3),
-            ("dropped/unknown_flow", 4),
-            ("xdp client0/xdp_fragment", 2),
-            ("xdp client0/xdp_malformed", 2),
-            ("xdp client0/xdp_unsupported_protocol", 1),
-        ] {
-            await_count(&lab, &owner, &before, counter)?;
-        }
-        Ok(())
-    });
-}
-
-#[test]
 fn a_backup_answers_nothing() {
     let lab = lab();
     let owner = lab.owner(None).unwrap();
@@ -223,32 +189,6 @@ fn a_backup_answers_nothing() {
 fn datagrams(arguments: &[&str]) -> Result<()> {
     let mut command = in_namespace(plan::SWITCH_NS, "python3");
     output(command.args(["-c", BAD_DATAGRAMS]).args(arguments)).map(drop)
-}
-
-#[test]
-fn forged_and_replayed_cluster_datagrams_are_counted_and_change_nothing() {
-    let lab = lab();
-    let owner = lab.owner(None).unwrap();
-    let backup = lab.relays().find(|name| *name != owner).unwrap();
-    let file = plan::state_file("datagram");
-    let file = file.to_str().unwrap();
-    undisturbed(&lab, || {
-        for (from, to) in [(&backup, &owner), (&owner, &backup)] {
-            datagrams(&["capture", file, &Network::Cluster.switch_port(from)])?;
-            for (how, counter) in [
-                ("as-is", "dropped/peer_replay"),
-                ("changed", "dropped/peer_authentication"),
-                ("cut", "dropped/peer_malformed"),
-                ("stranger", "dropped/peer_authentication"),
-                ("random", "dropped/peer_malformed"),
-            ] {
-                let before = counters(&lab, to)?;
-                datagrams(&["inject", file, &Network::Cluster.switch_port(to), how, "20"])?;
-                await_count(&lab, to, &before, (counter, 20))?;
-            }
-        }
-        Ok(())
-    });
 }
 
 #[test]
