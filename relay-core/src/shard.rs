@@ -258,15 +258,8 @@ impl Shard {
                     Side::Client => slot.client_ready = false,
                     _ => slot.backend_ready = false,
                 }
-                let leg = match side {
-                    Side::Client => Some(&slot.flow.client),
-                    _ => slot.flow.backend(),
-                };
-                let phase = leg.map(|leg| leg.connection.phase());
-                let closed = matches!(phase, Some(Phase::TimeWait | Phase::Closed(_)));
-                // The last segment, that which closes a leg too, may have been all that a flow
-                // still waited for.
-                if closed || !slot.flow.is_replicated() {
+                // The last segment may have been all that a flow still waited for.
+                if !slot.flow.is_replicated() || slot.flow.has_closed_leg() {
                     self.touch(id);
                 }
             }

@@ -134,6 +134,12 @@ impl Flow {
         matches!(&self.stage, Stage::Open(open) if open.is_ended())
     }
 
+    /// Whether nothing more will happen on one of the connections.
+    pub fn has_closed_leg(&self) -> bool {
+        let backend = self.backend().is_some_and(|leg| is_done(&leg.connection));
+        backend || is_done(&self.client.connection)
+    }
+
     /// Does everything that can be done now.
     pub fn service(&mut self, turn: &mut Turn<'_>) -> Next {
         if let Stage::Handshaking(_) = self.stage {
