@@ -90,6 +90,19 @@ struct Carrier {
     cluster: bool,
 }
 
+impl Carrier {
+    /// Notes whether `side` has a carrier; true when it had lost it before.
+    fn note(&mut self, side: Side, carrier: bool) -> bool {
+        let link = match side {
+            Side::Client => &mut self.client,
+            Side::Backend => &mut self.backend,
+            Side::Cluster => &mut self.cluster,
+        };
+        let had = core::mem::replace(link, carrier);
+        carrier && !had
+    }
+}
+
 impl Node {
     /// A blank node. Everything unpredictable follows from `seed`.
     pub fn new(settings: Settings, seed: [u8; 16], now: Instant) -> Self {
@@ -171,12 +184,7 @@ impl Node {
 
     /// Takes in whether an interface has a carrier.
     pub fn handle_carrier(&mut self, now: Instant, side: Side, carrier: bool) {
-        let link = match side {
-            Side::Client => &mut self.carrier.client,
-            Side::Backend => &mut self.carrier.backend,
-            Side::Cluster => &mut self.carrier.cluster,
-        };
-        let is_back = carrier && !core::mem::replace(link, carrier);
+        let is_back = self.carrier.note(side, carrier);
         if is_back && self.role == Role::Owner && !self.replicas.peers.is_empty() {
             // Nobody could tell us meanwhile that we were deposed: listen first.
             self.quarantine(now);
@@ -312,4 +320,21 @@ fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
 /// A secret that all nodes of a cluster share, for one purpose.
 pub fn cluster_secret(key: &[u8; 32], purpose: &str) -> [u8; 32] {
     *crypto::derive(key, &[b"shared secret", purpose.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_carrier_is_remembered_until_it_is_back() {
+        let mut carrier = Carrier { client: true, backend: true, cluster: true };
+        for side in [Side::Client, Side::Backend, Side::Cluster] {
+            assert!(!carrier.note(side, true));
+            assert!(!carrier.note(side, false));
+        }
+        assert!(!carrier.client && !carrier.backend && !carrier.cluster);
+        assert!(carrier.note(Side::Client, true));
+        assert!(carrier.client && !carrier.backend);
+    }
 }
