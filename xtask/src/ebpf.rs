@@ -138,7 +138,7 @@ impl ToolChain {
             return Ok(tools);
         }
         fs::create_dir_all(folder)?;
-        let llvm = llvm_of(&tools.library())?;
+        let llvm = llvm_of(&tools.libraries())?;
         tools.unpack_rustc(&llvm)?;
         tools.install_linker(&llvm)?;
         fs::write(&stamp, wanted)?;
@@ -150,7 +150,7 @@ impl ToolChain {
         println!("unpacking rustc-web {}", self.version);
         let packages = [
             "rustc-web".to_owned(),
-            self.library(),
+            self.libraries(),
             "libstd-rust-web-dev".to_owned(),
             "libstd-rust-web-dev-bpf".to_owned(),
         ]
@@ -237,7 +237,7 @@ impl ToolChain {
     }
 
     /// The package with the libraries of this release, such as "libstd-rust-web-1.96".
-    fn library(&self) -> String {
+    fn libraries(&self) -> String {
         let release: Vec<&str> = self.version.split('.').take(2).collect();
         format!("libstd-rust-web-{}", release.join("."))
     }
