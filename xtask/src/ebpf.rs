@@ -177,7 +177,7 @@ impl ToolChain {
         let (rustc, root) = (self.rustc(), self.folder.join("root/usr"));
         let script = format!(
             "#!/bin/sh\nLD_LIBRARY_PATH={} exec {} --sysroot {} \"$@\"\n",
-            self.libraries().display(),
+            self.shared_objects().display(),
             root.join("bin/rustc").display(),
             root.display()
         );
@@ -194,7 +194,7 @@ impl ToolChain {
         for name in ["libLLVM.so", &library] {
             let link = prefix.join("lib").join(name);
             let _ = fs::remove_file(&link);
-            std::os::unix::fs::symlink(self.libraries().join(&library), link)?;
+            std::os::unix::fs::symlink(self.shared_objects().join(&library), link)?;
         }
         call(
             cargo()
@@ -246,7 +246,7 @@ impl ToolChain {
         self.folder.join("rustc")
     }
 
-    fn libraries(&self) -> PathBuf {
+    fn shared_objects(&self) -> PathBuf {
         self.folder.join("root/usr/lib/x86_64-linux-gnu")
     }
 }
