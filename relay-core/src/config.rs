@@ -4,6 +4,7 @@ use core::net::IpAddr;
 
 use crate::frame::{EthernetAddress, IpAddress, IpEndpoint};
 use crate::id::NodeId;
+use crate::relay::HoldTime;
 use crate::tcp;
 use crate::time::Duration;
 use crate::tls;
@@ -30,8 +31,10 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     pub client_tcp: tcp::Config,
     pub backend_tcp: tcp::Config,
-    /// Bytes that wait longer than this for the far end are replicated; None: never.
-    pub hold: Option<Duration>,
+    /// Bytes that wait longer than this for the far end are replicated.
+    pub hold: HoldTime,
+    /// Bytes of its flows that backups hold as data at most, before flows get a small window.
+    pub replicated_max: u64,
     /// Flows that this node owns at most.
     pub flows_max: usize,
 }

@@ -49,6 +49,8 @@ pub struct Shard {
     unresolved: BTreeSet<IpAddress>,
     dialed: usize,
     total: u64,
+    /// Bytes of all flows that backups hold as data.
+    replicated: u64,
 }
 
 struct Slot {
@@ -61,6 +63,8 @@ struct Slot {
     dialed: Option<Tuple>,
     /// It is in the list of flows that are over but for TIME-WAIT.
     lingers: bool,
+    /// Its share of `replicated`.
+    replicated: u64,
 }
 
 impl Shard {
@@ -91,6 +95,7 @@ impl Shard {
             unresolved: BTreeSet::new(),
             dialed: 0,
             total: 0,
+            replicated: 0,
         }
     }
 
@@ -107,6 +112,11 @@ impl Shard {
     /// Flows since the start, those taken over included.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Bytes of all flows that backups hold as data.
+    pub fn replicated_bytes(&self) -> u64 {
+        self.replicated
     }
 
     /// What the operator is shown, in the order of the flows' ids.
@@ -131,8 +141,8 @@ impl Shard {
         settings: &Settings,
     ) {
         if let Some(slot) = self.flows.get_mut(&id) {
-            let effects = &mut self.effects;
-            let mut turn = Turn { now, replicas, effects, counters, hold: settings.hold };
+            let (effects, hold) = (&mut self.effects, settings.hold);
+            let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce: false };
             slot.flow.replicate(&mut turn);
         }
     }
@@ -202,9 +212,13 @@ impl Shard {
         while let Some(id) = self.dirty.pop_front() {
             let Some(slot) = self.flows.get_mut(&id) else { continue };
             slot.dirty = false;
-            let effects = &mut self.effects;
-            let mut turn = Turn { now, replicas, effects, counters, hold: settings.hold };
+            let (effects, hold) = (&mut self.effects, settings.hold);
+            let is_scarce = self.replicated > settings.replicated_max;
+            let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce };
             let next = slot.flow.service(&mut turn);
+            self.replicated -= slot.replicated;
+            slot.replicated = slot.flow.replicated_bytes();
+            self.replicated += slot.replicated;
             if slot.flow.is_lingering() && !slot.lingers {
                 slot.lingers = true;
                 self.lingerers += 1;
@@ -332,8 +346,8 @@ impl Shard {
             tls: &settings.listeners[listener].tls,
         };
         let mut flow = Flow::restore(id, shadow, &with)?;
-        let effects = &mut self.effects;
-        flow.replicate(&mut Turn { now, replicas, effects, counters, hold: settings.hold });
+        let (effects, hold) = (&mut self.effects, settings.hold);
+        flow.replicate(&mut Turn { now, replicas, effects, counters, hold, is_scarce: false });
         self.insert(flow);
         Ok(())
     }
@@ -391,6 +405,7 @@ impl Shard {
             deadline: None,
             dialed,
             lingers: false,
+            replicated: 0,
         };
         self.flows.insert(id, slot);
         self.total += 1;
@@ -409,6 +424,7 @@ impl Shard {
     fn remove(&mut self, id: FlowId) {
         let Some(slot) = self.flows.remove(&id) else { return };
         self.lingerers -= usize::from(slot.lingers);
+        self.replicated -= slot.replicated;
         while self.lingering.front().is_some_and(|oldest| !self.flows.contains_key(oldest)) {
             self.lingering.pop_front();
         }

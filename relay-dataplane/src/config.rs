@@ -17,6 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use relay_core::relay::HoldTime;
+
 pub use error::ConfigError;
 
 /// Most peers of a node: a cluster has at most eight relays, so that a commit stays one short
@@ -132,9 +134,10 @@ pub struct Limits {
     pub receive_buffer: usize,
     /// Send buffer of one leg, in bytes.
     pub send_buffer: usize,
-    /// How long received bytes wait to be settled before they are replicated as data; zero
-    /// replicates always, `None` never.
-    pub hold: Option<Duration>,
+    /// How long received bytes wait to be settled before they are replicated as data.
+    pub hold: HoldTime,
+    /// Bytes that backups hold as data before flows get a small window.
+    pub replicated: u64,
 }
 
 /// `[[listener]]`.

@@ -137,6 +137,7 @@ fn settings(
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),
         hold: limits.hold,
+        replicated_max: limits.replicated,
         flows_max: limits.flows,
     }
 }

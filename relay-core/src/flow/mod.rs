@@ -22,6 +22,7 @@ use relay_abi::peer::{Delivered, Message, Settled};
 use crate::frame::{EthernetAddress, IpEndpoint};
 use crate::id::FlowId;
 use crate::reason::Counters;
+use crate::relay::HoldTime;
 use crate::replica::{Lsn, Replicas};
 use crate::tcp::{Cause, Connection, Phase};
 use crate::time::{Duration, Instant};
@@ -112,7 +113,9 @@ pub struct Turn<'a> {
     pub effects: &'a mut Effects,
     pub counters: &'a mut Counters,
     /// See [`crate::relay::Hold`].
-    pub hold: Option<Duration>,
+    pub hold: HoldTime,
+    /// Backups hold as many bytes as they may: flows get a small window.
+    pub is_scarce: bool,
 }
 
 impl Flow {
@@ -131,6 +134,14 @@ impl Flow {
             Stage::Dialing(dialing) => dialing.backend.as_mut(),
             Stage::Open(open) => Some(&mut open.backend),
             Stage::Handshaking(_) | Stage::Farewell(_) | Stage::Over => None,
+        }
+    }
+
+    /// Bytes of it that backups hold as data.
+    pub fn replicated_bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Open(open) if !open.is_ended() => open.replicated_bytes(),
+            _ => 0,
         }
     }
 

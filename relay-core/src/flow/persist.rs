@@ -10,10 +10,10 @@ use super::{Flow, Handshaking, Leg, Open, Stage};
 use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
 use crate::reason::Reason;
-use crate::relay::Hold;
+use crate::relay::{Hold, HoldTime};
 use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
 use crate::tcp::{self, Connection, State};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::tls::{Handshake, ServerConfig};
 
 /// The old owner may have sent this much to a backend that nobody else knows of: the largest
@@ -25,7 +25,7 @@ pub struct Restoration<'a> {
     pub now: Instant,
     pub client_config: &'a tcp::Config,
     pub backend_config: &'a tcp::Config,
-    pub hold: Option<Duration>,
+    pub hold: HoldTime,
     /// Added to TCP timestamps so that they go on above the former owner's, in milliseconds.
     pub clock_lead: u32,
     pub listener: usize,

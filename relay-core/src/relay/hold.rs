@@ -10,11 +10,41 @@ use core::ops::Range;
 use super::Ranges;
 use crate::time::{Duration, Instant};
 
+/// How long bytes wait to be settled before they are replicated as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldTime {
+    /// Two packet intervals as measured, from [`MEASURED_MIN`] to [`MEASURED_MAX`].
+    Measured,
+    /// Always the same; zero replicates everything at once.
+    Fixed(Duration),
+    /// For ever: the patent's pure mode, in which a sender has to be able to wait.
+    Never,
+}
+
+/// The shortest measured hold: what a far end on the same network needs to acknowledge while its
+/// machine is busy. Shorter, and all of a bulk transfer is replicated for nothing.
+pub const MEASURED_MIN: Duration = Duration::from_millis(2);
+
+/// The longest measured hold. A sender that waits for much longer than its path's round trip takes
+/// the path for slow.
+pub const MEASURED_MAX: Duration = Duration::from_millis(10);
+
+/// One in so many parts of a new interval goes into the average, as in RFC 6298 section 2.3.
+const SMOOTHING: u32 = 8;
+
+/// Since when the stream has what it has, and how long that takes from packet to packet.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    received: u64,
+    at: Instant,
+    interval: Duration,
+}
+
 /// The state of one incoming stream. Offsets count a FIN as one more byte.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    /// None: never replicate bytes (the patent's pure mode).
-    hold: Option<Duration>,
+    hold: HoldTime,
+    pace: Option<Pace>,
     /// Handed to the replication.
     pushed: Ranges,
     /// Acknowledged by every gate.
@@ -27,8 +57,9 @@ pub struct Hold {
 
 impl Hold {
     /// A stream whose bytes below `settled` are settled.
-    pub fn new(hold: Option<Duration>, settled: u64) -> Self {
-        Hold { hold, pushed: Ranges::default(), safe: Ranges::default(), settled, mark: None }
+    pub fn new(hold: HoldTime, settled: u64) -> Self {
+        let (pushed, safe) = (Ranges::default(), Ranges::default());
+        Hold { hold, pace: None, pushed, safe, settled, mark: None }
     }
 
     /// Which ranges have to be replicated now. The caller replicates them at once.
@@ -42,7 +73,8 @@ impl Hold {
         received: u64,
         early: impl Iterator<Item = Range<u64>>,
     ) -> Vec<Range<u64>> {
-        let Some(hold) = self.hold else { return Vec::new() };
+        self.measure(now, received);
+        let Some(hold) = self.time() else { return Vec::new() };
         let from = self.pushed.contiguous_from(settled);
         let mut due = Vec::new();
         for range in early {
@@ -74,12 +106,17 @@ impl Hold {
 
     /// From now on bytes are replicated as they come.
     pub fn hurry(&mut self) {
-        self.hold = Some(Duration::ZERO);
+        self.hold = HoldTime::Fixed(Duration::ZERO);
+    }
+
+    /// Bytes that gates were given, or will be, and that are not settled.
+    pub fn replicated(&self) -> u64 {
+        self.pushed.members().iter().map(|range| range.end - range.start).sum()
     }
 
     /// When [`Hold::due`] will have something to say without new input.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        Some(self.mark?.1 + self.hold?)
+        Some(self.mark?.1 + self.time()?)
     }
 
     /// Every gate holds these bytes as data.
@@ -118,6 +155,31 @@ impl Hold {
         promised.trim(settled);
         promised.members().to_vec()
     }
+
+    fn time(&self) -> Option<Duration> {
+        match self.hold {
+            HoldTime::Measured => {
+                let interval = self.pace.map_or(Duration::ZERO, |pace| pace.interval);
+                Some((interval * 2).clamp(MEASURED_MIN, MEASURED_MAX))
+            }
+            HoldTime::Fixed(hold) => Some(hold),
+            HoldTime::Never => None,
+        }
+    }
+
+    /// Takes packets that one turn has brought for one.
+    fn measure(&mut self, now: Instant, received: u64) {
+        let Some(pace) = &mut self.pace else {
+            self.pace = Some(Pace { received, at: now, interval: Duration::ZERO });
+            return;
+        };
+        if received > pace.received {
+            // A pause of the sender is no pace.
+            let interval = (now - pace.at).min(MEASURED_MAX);
+            let interval = (pace.interval * (SMOOTHING - 1) + interval) / SMOOTHING;
+            *pace = Pace { received, at: now, interval };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +187,7 @@ impl Hold {
 mod tests {
     use super::*;
 
-    const HOLD: Duration = Duration::from_millis(2);
+    const HOLD: HoldTime = HoldTime::Fixed(Duration::from_millis(2));
 
     fn at(micros: u64) -> Instant {
         Instant::from_micros(micros)
@@ -137,7 +199,7 @@ mod tests {
 
     #[test]
     fn bytes_that_settle_in_time_are_not_replicated() {
-        let mut hold = Hold::new(Some(HOLD), 0);
+        let mut hold = Hold::new(HOLD, 0);
         for step in 0..100 {
             // Ten bytes a millisecond, each settled a millisecond later.
             assert_eq!(hold.due(at(step * 1000), step * 10, step * 10 + 10, none()), []);
@@ -146,7 +208,7 @@ mod tests {
 
     #[test]
     fn bytes_that_wait_are_replicated_and_then_acknowledged() {
-        let mut hold = Hold::new(Some(HOLD), 0);
+        let mut hold = Hold::new(HOLD, 0);
         assert_eq!(hold.due(at(0), 0, 100, none()), []);
         assert_eq!(hold.poll_timeout(), Some(at(2000)));
         assert_eq!(hold.due(at(1999), 0, 150, none()), []);
@@ -160,7 +222,7 @@ mod tests {
 
     #[test]
     fn out_of_order_bytes_are_replicated_at_once() {
-        let mut hold = Hold::new(Some(HOLD), 0);
+        let mut hold = Hold::new(HOLD, 0);
         assert_eq!(hold.due(at(0), 0, 100, [200..300].into_iter()), [200..300, 0..100]);
         hold.commit_data(200..300);
         assert_eq!(hold.sackable(), [200..300]);
@@ -171,10 +233,27 @@ mod tests {
 
     #[test]
     fn hold_zero_always_replicates_and_infinite_never() {
-        assert_eq!(Hold::new(Some(Duration::ZERO), 0).due(at(0), 0, 9, none()), [0..9]);
-        let mut never = Hold::new(None, 0);
+        assert_eq!(Hold::new(HoldTime::Fixed(Duration::ZERO), 0).due(at(0), 0, 9, none()), [0..9]);
+        let mut never = Hold::new(HoldTime::Never, 0);
         assert_eq!(never.due(at(1_000_000), 0, 9, [20..30].into_iter()), []);
         never.commit_settled(9);
         assert_eq!(never.ack_limit(), 9);
+    }
+
+    #[test]
+    fn two_packet_intervals_are_measured_within_bounds() {
+        let waits = |interval: u64| {
+            let mut hold = Hold::new(HoldTime::Measured, 0);
+            for step in 0..100 {
+                // The bytes settle as they come, until the last ones.
+                hold.due(at(step * interval), step * 10, step * 10, none());
+            }
+            hold.due(at(100 * interval), 990, 1000, none());
+            hold.poll_timeout().unwrap() - at(100 * interval)
+        };
+        assert_eq!(waits(10), MEASURED_MIN);
+        let steady = waits(3_000);
+        assert!((5_900..=6_000).contains(&steady.as_micros()), "{steady:?}");
+        assert_eq!(waits(40_000), MEASURED_MAX);
     }
 }

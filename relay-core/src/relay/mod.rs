@@ -5,6 +5,6 @@ mod hold;
 mod log;
 mod ranges;
 
-pub use hold::Hold;
+pub use hold::{Hold, HoldTime, MEASURED_MAX, MEASURED_MIN};
 pub use log::{Log, Placed, Point};
 pub use ranges::Ranges;

@@ -59,7 +59,8 @@ impl Shard {
             }
             None => {
                 let (effects, hold) = (&mut self.effects, settings.hold);
-                slot.flow.fail_dialing(&mut Turn { now, replicas, effects, counters, hold });
+                let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce: false };
+                slot.flow.fail_dialing(&mut turn);
                 Err(Reason::PortExhausted)
             }
         };

@@ -162,6 +162,12 @@ impl Connection {
         }
     }
 
+    /// Offers the peer no more than `bytes` beyond what was released, and no more than the buffer
+    /// takes. What was offered before stays offered (RFC 9293 section 3.8.6).
+    pub fn set_receive_window(&mut self, bytes: usize) {
+        self.receiver.set_window(bytes);
+    }
+
     /// The ranges that are held beyond [`received`](Self::received), ascending.
     pub fn out_of_order(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.receiver.out_of_order()

@@ -100,6 +100,7 @@ pub(super) struct Limits {
     pub receive_buffer: Option<Spanned<i64>>,
     pub send_buffer: Option<Spanned<i64>>,
     pub hold_ms: Option<Spanned<Hold>>,
+    pub replicated_mb: Option<Spanned<i64>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -137,7 +138,7 @@ impl Visitor<'_> for HoldVisitor {
     type Value = Hold;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a number of milliseconds or \"infinite\"")
+        f.write_str("a number of milliseconds, \"measured\" or \"infinite\"")
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Hold, E> {

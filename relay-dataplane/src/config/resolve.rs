@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use relay_core::relay::HoldTime;
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
@@ -25,6 +26,8 @@ const TIMEOUT_MS_MAX: i64 = 60_000;
 const HOLD_MS_MAX: f64 = 10_000.0;
 /// Bounds of `limits.flows`: what a table of one core can carry.
 const FLOWS: RangeInclusive<i64> = 1..=1 << 20;
+/// Bounds of `limits.replicated_mb`: less is filled by a few flows, more is no machine's memory.
+const REPLICATED_MB: RangeInclusive<i64> = 16..=1 << 20;
 /// Bounds of a buffer: a TLS record (RFC 8446 section 5.2) fits, a window scale of 8 covers it.
 const BUFFER: RangeInclusive<i64> = 32 << 10..=16 << 20;
 /// Highest core number; the size of the kernel's `cpu_set_t`.
@@ -36,7 +39,7 @@ const SOCKET_PATH_MAX: usize = 107;
 
 const DEFAULT_FLOWS: i64 = 65_536;
 const DEFAULT_BUFFER: i64 = 1 << 20;
-const DEFAULT_HOLD: Duration = Duration::from_millis(2);
+const DEFAULT_REPLICATED_MB: i64 = 1024;
 
 /// Turns the parsed file into a configuration.
 pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config> {
@@ -247,21 +250,27 @@ impl Resolver<'_> {
             let default = Spanned::new(0..0, default);
             self.integer(value.unwrap_or(&default), range)
         };
+        let replicated_mb: u64 = self.integer(
+            limits.replicated_mb.as_ref().unwrap_or(&Spanned::new(0..0, DEFAULT_REPLICATED_MB)),
+            REPLICATED_MB,
+        )?;
         Ok(Limits {
             flows: size(limits.flows.as_ref(), DEFAULT_FLOWS, FLOWS)?,
             receive_buffer: size(limits.receive_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
             send_buffer: size(limits.send_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
             hold: self.hold(limits.hold_ms.as_ref())?,
+            replicated: replicated_mb << 20,
         })
     }
 
-    fn hold(&self, hold: Option<&Spanned<Hold>>) -> Result<Option<Duration>> {
-        let Some(hold) = hold else { return Ok(Some(DEFAULT_HOLD)) };
+    fn hold(&self, hold: Option<&Spanned<Hold>>) -> Result<HoldTime> {
+        let Some(hold) = hold else { return Ok(HoldTime::Measured) };
         match hold.get_ref() {
             Hold::Milliseconds(ms) if (0.0..=HOLD_MS_MAX).contains(ms) => {
-                Ok(Some(Duration::from_secs_f64(ms / 1e3)))
+                Ok(HoldTime::Fixed(Duration::from_secs_f64(ms / 1e3)))
             }
-            Hold::Word(word) if word == "infinite" => Ok(None),
+            Hold::Word(word) if word == "measured" => Ok(HoldTime::Measured),
+            Hold::Word(word) if word == "infinite" => Ok(HoldTime::Never),
             Hold::Milliseconds(ms) => Err(self.wrong_hold(hold, ms.to_string())),
             Hold::Word(word) => Err(self.wrong_hold(hold, format!("{word:?}"))),
         }
@@ -271,7 +280,7 @@ impl Resolver<'_> {
         self.wrong(
             hold,
             format!("{value} is no time to hold"),
-            format!("set it to 0 to {HOLD_MS_MAX} (milliseconds) or \"infinite\""),
+            format!("set it to 0 to {HOLD_MS_MAX} (milliseconds), \"measured\" or \"infinite\""),
         )
     }
 

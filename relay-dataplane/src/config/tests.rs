@@ -72,7 +72,7 @@ fn a_valid_file_resolves_to_plain_values() {
     assert_eq!(config.virtual_mac.client, [2, 0, 0x5e, 1, 0, 0x64]);
     assert_eq!(config.virtual_mac.backend, [2, 0, 0x5e, 2, 0, 0x64]);
     assert_eq!((config.limits.flows, config.limits.send_buffer), (1000, 1 << 20));
-    assert_eq!(config.limits.hold, Some(Duration::from_micros(2500)));
+    assert_eq!(config.limits.hold, HoldTime::Fixed(Duration::from_micros(2500)));
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.listeners[0].backends[1], "[fd99:2::10]:8080".parse().unwrap());
     assert!(config.listeners[1].certificates[0].key.starts_with(b"-----BEGIN PRIVATE KEY"));
@@ -98,15 +98,17 @@ fn what_may_be_left_out_has_its_default() {
     assert_eq!(config.ports.mode, PortMode::Poll);
     assert_eq!(config.worker.core, None);
     assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 1 << 20));
-    assert_eq!(config.limits.hold, Some(Duration::from_millis(2)));
+    assert_eq!(config.limits.hold, HoldTime::Measured);
+    assert_eq!(config.limits.replicated, 1 << 30);
 }
 
 #[test]
 fn hold_may_be_always_or_never() {
     let directory = Directory::new();
     let hold = |value| directory.load(&VALID.replace("hold_ms = 2.5", value)).unwrap().limits.hold;
-    assert_eq!(hold("hold_ms = 0"), Some(Duration::ZERO));
-    assert_eq!(hold("hold_ms = \"infinite\""), None);
+    assert_eq!(hold("hold_ms = 0"), HoldTime::Fixed(Duration::ZERO));
+    assert_eq!(hold("hold_ms = \"measured\""), HoldTime::Measured);
+    assert_eq!(hold("hold_ms = \"infinite\""), HoldTime::Never);
 }
 
 #[test]
@@ -256,22 +258,22 @@ const VALUES: &[Case] = &[
     (
         "hold_ms = 2.5",
         "hold_ms = -1",
-        ":28: limits.hold_ms: -1 is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+        ":28: limits.hold_ms: -1 is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = nan",
-        ":28: limits.hold_ms: NaN is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+        ":28: limits.hold_ms: NaN is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = \"long\"",
-        ":28: limits.hold_ms: \"long\" is no time to hold: set it to 0 to 10000 (milliseconds) or \"infinite\"",
+        ":28: limits.hold_ms: \"long\" is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = true",
-        ":28: limits.hold_ms: invalid type: boolean `true`, expected a number of milliseconds or \"infinite\": docs/CONFIG.md says what belongs here",
+        ":28: limits.hold_ms: invalid type: boolean `true`, expected a number of milliseconds, \"measured\" or \"infinite\": docs/CONFIG.md says what belongs here",
     ),
     ("port = 8443", "port = 0", ":39: listener[2].port: 0 is out of range: set it to 1 to 65535"),
     (

@@ -15,6 +15,8 @@ pub struct Options {
     pub backend_listens: bool,
     /// Bytes are replicated after this time; None: never.
     pub hold: Option<Duration>,
+    /// Bytes that backups hold at most, before windows get small.
+    pub replicated_max: u64,
     /// Toward clients, backends and other relays.
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
@@ -86,6 +88,7 @@ impl Options {
             ipv6: false,
             backend_listens: true,
             hold: Some(Duration::from_millis(2)),
+            replicated_max: 1 << 30,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
             noise: 0,

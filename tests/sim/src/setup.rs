@@ -6,6 +6,7 @@ use relay_core::config::{Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 use relay_core::id::NodeId;
 use relay_core::node::Node;
+use relay_core::relay::HoldTime;
 use relay_core::tcp;
 use relay_core::time::{Duration, Instant};
 
@@ -91,7 +92,8 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         listeners: vec![listener],
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
-        hold: options.hold,
+        hold: options.hold.map_or(HoldTime::Never, HoldTime::Fixed),
+        replicated_max: options.replicated_max,
         flows_max: 1000,
     };
     Node::new(settings, random.seed(), now)

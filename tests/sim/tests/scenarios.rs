@@ -190,3 +190,13 @@ fn keys_that_change_are_known_at_the_next_relay() {
     let report = check(19, &Options::new(plans, steps));
     assert_eq!((report.completed, report.takeovers, report.survivals), (1, 1, 1));
 }
+
+/// Backups hold as much as they may from the first byte on: windows are small, streams go on.
+#[test]
+fn a_full_backup_makes_windows_small_and_loses_nothing() {
+    let steps = vec![step(Moved(150_000), Wait), step(InSync, Crash(Owner, 3))];
+    let slow = Plan { backend_reads_after: ms(1_500), ..Plan::new(3, 300_000, 0) };
+    let plans = [transfers(2, 300_000, 300_000), vec![slow]].concat();
+    let report = check(20, &Options { replicated_max: 0, ..Options::new(plans, steps) });
+    assert_eq!((report.completed, report.takeovers, report.survivals), (3, 1, 3));
+}

@@ -39,6 +39,8 @@ pub(crate) struct Start {
 pub(crate) struct Receiver {
     ring: Ring,
     capacity: u64,
+    /// What the peer may be offered of it.
+    offer: u64,
     /// What lies beyond `received`; it begins at `received`.
     assembler: Assembler,
     retained: u64,
@@ -69,6 +71,7 @@ impl Receiver {
         Receiver {
             ring: Ring::new(capacity),
             capacity: capacity as u64,
+            offer: capacity as u64,
             assembler: Assembler::new(),
             retained: start.retained,
             received: start.retained,
@@ -164,10 +167,10 @@ impl Receiver {
         debug_assert!(to <= self.received, "released what was not received");
         self.retained = self.retained.max(to.min(self.received));
         let offered = self.window.right().saturating_sub(self.wire_ack());
-        let promise = self.window.promise(self.retained + self.capacity);
+        let promise = self.window.promise(self.retained + self.offer);
         let gain = promise.saturating_sub(self.window.right());
         let starved = offered < self.largest && gain >= self.window_step();
-        if self.fin.is_none() && (starved || gain >= self.capacity / 4) {
+        if self.fin.is_none() && (starved || gain >= self.offer / 4) {
             self.ack_now = true;
         }
     }
@@ -177,6 +180,13 @@ impl Receiver {
         if self.retained == self.received {
             self.ring.free();
         }
+    }
+
+    pub fn set_window(&mut self, bytes: usize) {
+        let offer = self.capacity.min(bytes as u64);
+        // A larger window is news to a peer that waits for it.
+        self.ack_now |= offer > self.offer && self.fin.is_none();
+        self.offer = offer;
     }
 
     pub fn set_limit(&mut self, now: Instant, offset: u64) {
@@ -290,7 +300,7 @@ impl Receiver {
     /// Takes the fields of a segment that leaves now: the acknowledgement and the window field.
     pub fn on_sent(&mut self) -> (u64, u16) {
         let ack = self.wire_ack();
-        let room = self.retained + self.capacity;
+        let room = self.retained + self.offer;
         let window = self.window.advertise(ack, room, self.window_step());
         self.acked = ack;
         self.ack_now = false;
