@@ -32,6 +32,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "crossbeam-channel",
             "futures",
             "libc",
+            "log",
             "relay-abi",
             "relay-core",
             "rtnetlink",
