@@ -7,15 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use relay_dataplane::config::Config;
-use relay_dataplane::start;
+use relay_dataplane::{priority, start};
 use rustix::process::DumpableBehavior;
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-
-/// What the worker's thread asks of the scheduler: it must not wait behind ordinary processes.
-const WORKER_NICE: i32 = -15;
 
 /// Names levels, for all or some of the log's sources.
 const LOG_VARIABLE: &str = "RUST_LOG";
@@ -96,9 +93,8 @@ fn run(config: &Config) -> ExitCode {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps are not disabled");
     }
-    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
-        tracing::warn!(%error, "the worker runs at ordinary priority: it needs CAP_SYS_NICE");
-    }
+    // This thread becomes the worker; the others were started before.
+    priority::raise(config.worker.realtime);
     relay.worker.run(&stop);
     ExitCode::SUCCESS
 }

@@ -41,6 +41,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
             "serde_json",
             "signal-hook",
             "thiserror",
+            "thread-priority",
             "tokio",
             "toml",
             "tracing",
