@@ -88,6 +88,9 @@ pub enum PortMode {
 pub struct Worker {
     /// The core that the worker is pinned to.
     pub core: Option<usize>,
+    /// Whether it runs before every ordinary process (SCHED_FIFO). In [`PortMode::Busy`] nothing
+    /// else would run on its core then.
+    pub realtime: bool,
 }
 
 /// `[cluster]`.

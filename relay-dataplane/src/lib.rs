@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod neighbors;
 pub mod port;
+pub mod priority;
 pub mod report;
 pub mod start;
 pub mod worker;

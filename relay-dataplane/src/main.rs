@@ -7,11 +7,15 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use relay_dataplane::config::Config;
-use relay_dataplane::start;
+use relay_dataplane::{priority, start};
 use rustix::process::DumpableBehavior;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// What the worker's thread asks of the scheduler: it must not wait behind ordinary processes.
-const WORKER_NICE: i32 = -15;
+/// Names levels, for all or some of the log's sources.
+const LOG_VARIABLE: &str = "RUST_LOG";
 
 /// A TLS relay of a cluster: live connections survive the loss of any machine.
 #[derive(Parser)]
@@ -27,7 +31,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    if let Err(error) = log() {
+        eprintln!("{LOG_VARIABLE}: {error}: write it like info,xdp=debug");
+        return ExitCode::from(2);
+    }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -43,6 +50,17 @@ fn main() -> ExitCode {
             .map_or_else(|error| refuse(&error), |_| ExitCode::SUCCESS);
     }
     run(&config)
+}
+
+/// Sends the log to standard error, from the levels on that [`LOG_VARIABLE`] names.
+fn log() -> Result<(), ParseError> {
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(levels) => levels.parse()?,
+        Err(_) => Targets::new().with_default(LevelFilter::INFO),
+    };
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    Ok(())
 }
 
 /// Says why the relay cannot start; mistakes in the configuration have an exit code of their own.
@@ -75,9 +93,8 @@ fn run(config: &Config) -> ExitCode {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps are not disabled");
     }
-    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICE) {
-        tracing::warn!(%error, "the worker runs at ordinary priority: it needs CAP_SYS_NICE");
-    }
+    // This thread becomes the worker; the others were started before.
+    priority::raise(config.worker.realtime);
     relay.worker.run(&stop);
     ExitCode::SUCCESS
 }

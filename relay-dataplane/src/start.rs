@@ -18,7 +18,7 @@ use crate::control::{ControlError, ControlServer};
 use crate::neighbors::Neighbors;
 use crate::port::{self, Mode, Port, PortOptions, XskPort};
 use crate::worker::{Interface, Worker};
-use crate::xdp::{self, Program};
+use crate::xdp::{self, DropLog, DropLogger, Program};
 
 /// Control requests that wait for the worker at most.
 const QUERIES_MAX: usize = 16;
@@ -44,6 +44,9 @@ pub enum StartError {
     /// The kernel's routes cannot be read.
     #[error("netlink: {0}: the relay needs CAP_NET_ADMIN to resolve next hops")]
     Neighbors(std::io::Error),
+    /// The system gives no thread.
+    #[error("the log of dropped frames has no thread: {0}")]
+    Log(std::io::Error),
     /// The system has no randomness.
     #[error("the system gives no random numbers: {0}")]
     Entropy(std::io::Error),
@@ -53,6 +56,8 @@ pub enum StartError {
 pub struct Relay {
     pub worker: Worker,
     pub control: ControlServer,
+    /// If dropped frames are logged.
+    pub drops: Option<DropLogger>,
 }
 
 /// The listeners with their certificates, which are checked.
@@ -72,9 +77,10 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     };
     // The cluster port first: a node that can be heard is not taken for dead while it starts.
     let own = vec![(config.cluster.address, Kind::Cluster(config.cluster.udp_port))];
-    let cluster = open(config, &config.ports.cluster, own)?;
-    let client = open(config, &config.ports.client, service(|l| &l.addresses))?;
-    let backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
+    let mut cluster = open(config, &config.ports.cluster, own)?;
+    let mut client = open(config, &config.ports.client, service(|l| &l.addresses))?;
+    let mut backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
+    let drops = log_drops([&mut client, &mut backend, &mut cluster])?;
 
     let settings = settings(config, [&client, &backend, &cluster], listeners);
     let mut seed = [0; 16];
@@ -84,7 +90,17 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
     let control = ControlServer::start(&config.node.control, sender)?;
     let worker = Worker::new(node, [client, backend, cluster], neighbors, queries, clock);
-    Ok(Relay { worker: worker.with_mode(config.ports.mode == PortMode::Busy), control })
+    let worker = worker.with_mode(config.ports.mode == PortMode::Busy);
+    Ok(Relay { worker, control, drops })
+}
+
+fn log_drops(interfaces: [&mut Interface; 3]) -> Result<Option<DropLogger>, StartError> {
+    let logs = interfaces.into_iter().filter_map(|one| one.program.take_log(&one.name));
+    let logs: Vec<DropLog> = logs.collect();
+    if logs.is_empty() {
+        return Ok(None);
+    }
+    DropLogger::start(logs).map(Some).map_err(StartError::Log)
 }
 
 fn open(
@@ -94,7 +110,8 @@ fn open(
 ) -> Result<Interface, StartError> {
     let name = || interface.to_owned();
     let lease = config.cluster.timeout / 2;
-    let settings = xdp::Settings { self_node: config.node.id, lease, addresses };
+    let log_drops = tracing::enabled!(target: xdp::LOG_TARGET, tracing::Level::DEBUG);
+    let settings = xdp::Settings { self_node: config.node.id, lease, addresses, log_drops };
     let mut program = Program::load(interface, &settings)
         .map_err(|cause| StartError::Xdp { interface: name(), cause: cause.into() })?;
     let mode = match config.ports.mode {

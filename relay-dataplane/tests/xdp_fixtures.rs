@@ -5,10 +5,12 @@ use relay_abi::{
     bucket::{self, BUCKETS},
     xdp::{NOBODY, Reason},
 };
-use relay_dataplane::xdp::{Kind, Program, Settings};
+use relay_dataplane::xdp::{DropLog, Kind, Program, Settings};
 use std::{
+    io::{self, Write},
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, FromRawFd, OwnedFd},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -231,6 +233,72 @@ fn a_queue_without_a_socket_loses_the_frame() {
 }
 
 #[test]
+fn every_dropped_frame_is_explained_to_who_asks() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let events = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(events, || {
+        let settings = Settings { log_drops: true, ..settings(LONG) };
+        let mut program = Program::unattached(&settings).unwrap_or_else(|error| panic!("{error}"));
+        let mut log = program.take_log("client0").expect("it was asked for");
+        for (frame, expected) in explained() {
+            assert_eq!(program.test_run(&frame).expect("run"), DROP);
+            log.drain();
+            let said = lines.take();
+            assert!(said.contains("DEBUG xdp: dropped "), "{said}");
+            assert!(said.contains("interface=\"client0\""), "{said}");
+            assert!(said.contains(expected), "{expected} is not in {said}");
+        }
+        // What is not dropped is not mentioned, and what finds no room is lost, but counted.
+        assert_eq!(program.test_run(&tcp4(NODE, 40_000, 22)).expect("run"), PASS);
+        log.drain();
+        assert_eq!(lines.take(), "");
+        let many = 5_000;
+        for _ in 0..many {
+            program.test_run(&tcp4(VIP, 40_000, 443)).expect("run");
+        }
+        log.drain();
+        let said = lines.take().lines().count();
+        assert!(said > 100 && said < many, "{said} lines");
+        assert!(program.counter(Reason::NotOwner) > many as u64);
+    });
+}
+
+#[test]
+fn nothing_is_logged_unless_asked_for() {
+    let mut program = load(LONG);
+    assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
+    assert!(program.take_log("client0").is_none());
+}
+
+/// What one verdict costs: `cargo test --release --package relay-dataplane --test xdp_fixtures --
+/// --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn cost_of_a_verdict() {
+    let (rounds, repeat) = (100, 400);
+    for (name, log_drops) in [("off", false), ("on", true)] {
+        let settings = Settings { log_drops, ..settings(LONG) };
+        let mut program = Program::unattached(&settings).unwrap_or_else(|error| panic!("{error}"));
+        let mut log = program.take_log("client0");
+        for (kind, frame) in
+            [("dropped", tcp4(VIP, 40_000, 443)), ("passed", tcp4(NODE, 40_000, 22))]
+        {
+            // The ring has room for as many records as one round makes.
+            let times = (0..rounds).map(|_| {
+                log.iter_mut().for_each(DropLog::drain);
+                program.time(&frame, repeat).expect("run")
+            });
+            println!("log {name}, a frame that is {kind}: {:?}", times.min().expect("rounds"));
+        }
+    }
+}
+
+#[test]
 fn truncation_at_every_length_is_dropped_or_harmless() {
     let mut bench = Bench::new(LONG);
     let cases = [
@@ -295,7 +363,7 @@ fn garbage_gets_one_verdict_and_never_reaches_the_kernel_as_a_service_packet() {
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
-    let with = |addresses: Vec<_>, self_node| Settings { self_node, lease: LONG, addresses };
+    let with = |addresses, self_node| Settings { self_node, addresses, ..settings(LONG) };
     let twice = vec![(VIP.into(), Kind::Service), (VIP.into(), Kind::Cluster(1))];
     let error = Program::unattached(&with(twice, SELF)).err().expect("refused");
     assert!(error.to_string().contains("10.99.1.100 is configured twice"), "{error}");
@@ -305,6 +373,47 @@ fn settings_that_cannot_work_are_refused() {
     assert!(Program::unattached(&with(Vec::new(), NOBODY)).is_err());
     let error = Program::load("rl-no-such", &settings(LONG)).err().expect("refused");
     assert!(error.to_string().contains("no interface \"rl-no-such\""), "{error}");
+}
+
+/// Frames that a fresh program drops, and what the log says of each.
+fn explained() -> Vec<(Vec<u8>, &'static str)> {
+    vec![
+        (tcp4(VIP, 40_000, 443), "dropped protocol 6 10.99.1.10 port 40000 > 10.99.1.100 port 443"),
+        (tcp4(VIP, 40_000, 443), "reason=\"xdp_not_owner\""),
+        (
+            tcp6(VIP6, 40_001, 443),
+            "dropped protocol 6 fd99:1::10 port 40001 > fd99:1::100 port 443",
+        ),
+        (echo4(VIP), "dropped protocol 1 10.99.1.10 port 0 > 10.99.1.100 port 0"),
+        (echo6(VIP6), "reason=\"xdp_mac_not_held\""),
+        (arp(VIP), "dropped EtherType 0x806"),
+        (tagged(&tcp4(VIP, 40_000, 443), 0x8100), "reason=\"xdp_tagged\""),
+        (
+            ethernet(0x0800, &ipv4(VIP, 6, 0x0001, &[], &ports(1, 2))),
+            "dropped protocol 6 10.99.1.10 port 0 > 10.99.1.100 port 0",
+        ),
+        (tcp4(VIP, 40_000, 443)[..36].to_vec(), "reason=\"xdp_malformed\""),
+    ]
+}
+
+/// Where the log goes.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut self.0.lock().expect("lock"))).expect("UTF-8")
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("lock").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The program with a socket on queue 0, this node owning everything, and a fresh lease.
@@ -318,7 +427,7 @@ impl Bench {
         let mut program = load(lease);
         // SAFETY: a plain system call.
         let socket = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW, 0) };
-        assert!(socket >= 0, "AF_XDP socket: {} (CAP_NET_RAW?)", std::io::Error::last_os_error());
+        assert!(socket >= 0, "AF_XDP socket: {} (CAP_NET_RAW?)", io::Error::last_os_error());
         // SAFETY: a new descriptor that nothing else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
         program.register(0, socket.as_fd()).expect("register the socket");
@@ -362,7 +471,7 @@ fn settings(lease: Duration) -> Settings {
         (NODE.into(), Kind::Cluster(CLUSTER_PORT)),
         (NODE6.into(), Kind::Cluster(CLUSTER_PORT)),
     ];
-    Settings { self_node: SELF, lease, addresses }
+    Settings { self_node: SELF, lease, addresses, log_drops: false }
 }
 
 fn tcp4(to: Ipv4Addr, source: u16, destination: u16) -> Vec<u8> {

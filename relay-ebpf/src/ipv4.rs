@@ -39,18 +39,18 @@ pub fn quoted_bucket(packet: &Packet, at: usize) -> Option<u32> {
     Some(bucket::bucket(&remote, remote_port, &local, local_port))
 }
 
-struct Header {
+pub struct Header {
     at: usize,
     version_and_words: u8,
     fragment: u16,
-    protocol: u8,
-    source: [u8; 4],
-    destination: [u8; 4],
+    pub protocol: u8,
+    pub source: [u8; 4],
+    pub destination: [u8; 4],
 }
 
 impl Header {
     #[inline(always)]
-    fn read(packet: &Packet, at: usize) -> Option<Header> {
+    pub fn read(packet: &Packet, at: usize) -> Option<Header> {
         let bytes = packet.read::<HEADER_LEN>(at)?;
         Some(Header {
             at,
@@ -70,6 +70,16 @@ impl Header {
             return None;
         }
         Some(self.at + len)
+    }
+
+    /// Source and destination port, if the packet has such.
+    #[inline(always)]
+    pub fn ports(&self, packet: &Packet) -> Option<(u16, u16)> {
+        let payload = self.payload()?;
+        if self.fragment != 0 || self.protocol != TCP && self.protocol != UDP {
+            return None;
+        }
+        Some((packet.read_u16(payload)?, packet.read_u16(payload + 2)?))
     }
 }
 

@@ -53,17 +53,17 @@ pub fn quoted_bucket(packet: &Packet, at: usize) -> Option<u32> {
     Some(bucket::bucket(&remote, remote_port, &local, local_port))
 }
 
-struct Header {
+pub struct Header {
     version: u8,
-    next: u8,
-    source: AddressKey,
-    destination: AddressKey,
+    pub next: u8,
+    pub source: AddressKey,
+    pub destination: AddressKey,
     payload: usize,
 }
 
 impl Header {
     #[inline(always)]
-    fn read(packet: &Packet, at: usize) -> Option<Header> {
+    pub fn read(packet: &Packet, at: usize) -> Option<Header> {
         let bytes = packet.read::<HEADER_LEN>(at)?;
         Some(Header {
             version: bytes[0] >> 4,
@@ -72,6 +72,15 @@ impl Header {
             destination: take::<24, 16>(&bytes),
             payload: at + HEADER_LEN,
         })
+    }
+
+    /// Source and destination port, if the packet has such.
+    #[inline(always)]
+    pub fn ports(&self, packet: &Packet) -> Option<(u16, u16)> {
+        if self.next != TCP && self.next != UDP {
+            return None;
+        }
+        Some((packet.read_u16(self.payload)?, packet.read_u16(self.payload + 2)?))
     }
 }
 

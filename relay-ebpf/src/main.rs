@@ -10,6 +10,7 @@ mod ethernet;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod log;
 mod maps;
 mod packet;
 mod steer;
@@ -20,43 +21,40 @@ use relay_abi::xdp::Reason;
 
 #[xdp(frags)]
 pub fn relay(ctx: XdpContext) -> u32 {
-    let reason = ethernet::inspect(&Packet::new(&ctx));
-    let action = match reason {
-        Reason::NotForUs => xdp_action::XDP_PASS,
-        Reason::Arp
+    let packet = Packet::new(&ctx);
+    let (reason, action) = match ethernet::inspect(&packet) {
+        Reason::NotForUs => (Reason::NotForUs, xdp_action::XDP_PASS),
+        reason @ (Reason::Arp
         | Reason::Cluster
         | Reason::Echo
         | Reason::IcmpError
         | Reason::Neighbor
-        | Reason::Service => return to_socket(&ctx, reason),
+        | Reason::Service) => to_socket(&ctx, reason),
         // The place from which frames of other nodes' buckets can be forwarded to their owner.
-        Reason::NotOwner => xdp_action::XDP_DROP,
-        Reason::ExtensionHeader
+        Reason::NotOwner => (Reason::NotOwner, xdp_action::XDP_DROP),
+        reason @ (Reason::ExtensionHeader
         | Reason::Fragment
         | Reason::LeaseExpired
         | Reason::MacNotHeld
         | Reason::Malformed
         | Reason::NoSocket
         | Reason::Tagged
-        | Reason::UnsupportedProtocol => xdp_action::XDP_DROP,
+        | Reason::UnsupportedProtocol) => (reason, xdp_action::XDP_DROP),
     };
     maps::count(reason);
+    if action == xdp_action::XDP_DROP {
+        log::dropped(&ctx, &packet, reason);
+    }
     action
 }
 
 /// Hands the frame to the socket of its receive queue. Without a socket it is lost rather than
 /// given to the kernel, which would answer with a reset.
 #[inline(always)]
-fn to_socket(ctx: &XdpContext, reason: Reason) -> u32 {
+fn to_socket(ctx: &XdpContext, reason: Reason) -> (Reason, u32) {
     match maps::redirect(ctx) {
-        Ok(action) => {
-            maps::count(reason);
-            action
-        }
-        Err(_) => {
-            maps::count(Reason::NoSocket);
-            xdp_action::XDP_DROP
-        }
+        Ok(action) => (reason, action),
+        Err(_) => (Reason::NoSocket, xdp_action::XDP_DROP),
     }
 }
 

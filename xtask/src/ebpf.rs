@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+use xtask::binaries::workspace;
 
 /// Where the object and the list of its sources are, from the root of the repository.
 const OBJECT: &str = "relay-dataplane/src/xdp/relay.bpf.o";
@@ -39,7 +40,8 @@ pub enum EbpfCommand {
 }
 
 pub fn run(command: EbpfCommand) -> Result<()> {
-    let root = repository()?;
+    // Without "..": the compiler is told to leave this path out of what it writes.
+    let root = workspace().canonicalize()?;
     match command {
         EbpfCommand::Build => build(&root),
         EbpfCommand::Check => check(&root),
@@ -85,13 +87,6 @@ fn check(root: &Path) -> Result<()> {
          object with its list",
         paths.join("\n  ")
     )
-}
-
-/// The repository's root: the parent of this crate.
-fn repository() -> Result<PathBuf> {
-    let xtask = env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask ebpf`")?;
-    let root = Path::new(&xtask).parent().context("xtask has no parent folder")?;
-    Ok(root.to_path_buf())
 }
 
 fn target_dir(root: &Path) -> PathBuf {

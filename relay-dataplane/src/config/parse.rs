@@ -64,6 +64,7 @@ pub(super) struct Ports {
 #[serde(deny_unknown_fields)]
 pub(super) struct Worker {
     pub core: Option<Spanned<i64>>,
+    pub realtime: Option<bool>,
 }
 
 #[derive(serde::Deserialize)]

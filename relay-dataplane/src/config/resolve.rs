@@ -53,7 +53,7 @@ pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config>
     Ok(Config {
         node: resolver.node(&file.node)?,
         ports: resolver.ports(&file.ports)?,
-        worker: resolver.worker(&file.worker)?,
+        worker: resolver.worker(&file.worker, &file.ports)?,
         cluster: resolver.cluster(&file.cluster, file.node.id.get_ref())?,
         virtual_mac: resolver.virtual_mac(&file.virtual_mac)?,
         limits: resolver.limits(&file.limits)?,
@@ -149,9 +149,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn worker(&self, worker: &parse::Worker) -> Result<Worker> {
+    fn worker(&self, worker: &parse::Worker, ports: &parse::Ports) -> Result<Worker> {
         let core = worker.core.as_ref().map(|core| self.integer(core, CORES)).transpose()?;
-        Ok(Worker { core })
+        // One that never sleeps would starve its core, which only the operator can know to be free.
+        let sleeps = self.mode(ports.mode.as_ref())? == PortMode::Poll;
+        Ok(Worker { core, realtime: worker.realtime.unwrap_or(sleeps) })
     }
 
     fn cluster(&mut self, cluster: &parse::Cluster, own_id: &i64) -> Result<Cluster> {

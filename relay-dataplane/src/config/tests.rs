@@ -64,6 +64,7 @@ fn a_valid_file_resolves_to_plain_values() {
     assert_eq!(config.ports.client, "client0");
     assert_eq!(config.ports.mode, PortMode::Busy);
     assert_eq!(config.worker.core, Some(1));
+    assert!(!config.worker.realtime, "a worker that never sleeps starves its core");
     assert_eq!((config.cluster.key[0], config.cluster.key[1], config.cluster.key[31]), (0, 1, 255));
     assert_eq!(config.cluster.heartbeat, Duration::from_millis(5));
     assert_eq!(config.cluster.timeout, Duration::from_millis(100));
@@ -97,9 +98,22 @@ fn what_may_be_left_out_has_its_default() {
     let config = directory.load(&text).unwrap();
     assert_eq!(config.ports.mode, PortMode::Poll);
     assert_eq!(config.worker.core, None);
+    assert!(config.worker.realtime);
     assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 1 << 20));
     assert_eq!(config.limits.hold, HoldTime::Measured);
     assert_eq!(config.limits.replicated, 1 << 30);
+}
+
+#[test]
+fn real_time_is_the_operators_choice_in_either_mode() {
+    let directory = Directory::new();
+    for mode in ["poll", "busy"] {
+        let text = VALID.replace("mode = \"busy\"", &format!("mode = \"{mode}\""));
+        for chosen in [true, false] {
+            let text = text.replace("core = 1", &format!("core = 1\nrealtime = {chosen}"));
+            assert_eq!(directory.load(&text).unwrap().worker.realtime, chosen);
+        }
+    }
 }
 
 #[test]

@@ -3,16 +3,18 @@
 //! The object is checked in, so that stable Rust alone builds the relay; `cargo xtask ebpf build`
 //! makes it from `relay-ebpf`. Map layouts: [`relay_abi::xdp`].
 
+mod drops;
 mod error;
 mod mapped;
 
+pub use drops::{DropLog, DropLogger, TARGET as LOG_TARGET};
 pub use error::Error;
 pub use relay_abi::xdp::Kind;
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, XskMap},
-    programs::{TestRun, TestRunOptions, Xdp, xdp::XdpMode},
+    programs::{TestRun, TestRunOptions, TestRunResult, Xdp, xdp::XdpMode},
 };
 use mapped::Mapped;
 use relay_abi::{
@@ -49,6 +51,9 @@ pub struct Settings {
     pub lease: Duration,
     /// The addresses to serve on this interface. All others are left to the kernel.
     pub addresses: Vec<(IpAddr, Kind)>,
+    /// Whether the program logs every frame that it drops, see [`Program::take_log`]. If not,
+    /// the kernel removes the code for it.
+    pub log_drops: bool,
 }
 
 /// The program on one interface. It is detached on drop, and by the kernel if the process dies.
@@ -61,6 +66,7 @@ pub struct Program {
     counters: PerCpuArray<MapData, u64>,
     control: Mapped,
     owners: Mapped,
+    log_drops: bool,
 }
 
 impl Program {
@@ -78,7 +84,7 @@ impl Program {
             return Err(Error::NodeId(NOBODY));
         }
         check_clock()?;
-        let mut ebpf = EbpfLoader::new().load(OBJECT).map_err(Error::loading)?;
+        let mut ebpf = open(settings.log_drops)?;
         // First of all: the instructions name the maps by descriptors, and a map that is taken
         // out and dropped closes its own.
         program(&mut ebpf)?.load().map_err(Error::loading)?;
@@ -91,7 +97,8 @@ impl Program {
         }
         let sockets = take(&mut ebpf, "XSKS")?;
         let counters = take(&mut ebpf, "COUNTERS")?;
-        Ok(Program { ebpf, sockets, counters, control, owners })
+        let log_drops = settings.log_drops;
+        Ok(Program { ebpf, sockets, counters, control, owners, log_drops })
     }
 
     /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
@@ -144,19 +151,33 @@ impl Program {
         self.counters.get(&(reason as u32), 0).map_or(0, |cpus| cpus.iter().sum())
     }
 
+    /// The log of dropped frames, whose events will name `interface`; none unless
+    /// [`Settings::log_drops`], and only once.
+    pub fn take_log(&mut self, interface: &str) -> Option<DropLog> {
+        if self.log_drops { DropLog::take(&mut self.ebpf, interface) } else { None }
+    }
+
     /// The verdict (`XDP_*`) on `frame` as if it had arrived, but with no effect on it
     /// (BPF_PROG_TEST_RUN). Counted as usual. For tests.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<u32, Error> {
+        self.run(frame, 1).map(|result| result.return_value)
+    }
+
+    /// What one verdict on `frame` takes, as the mean of `repeat` times. For measurements.
+    pub fn time(&mut self, frame: &[u8], repeat: u32) -> Result<Duration, Error> {
+        self.run(frame, repeat).map(|result| result.duration)
+    }
+
+    fn run(&mut self, frame: &[u8], repeat: u32) -> Result<TestRunResult, Error> {
         // The kernel writes the frame back; it refuses to run if there is no room for it.
         let mut back = vec![0; frame.len()];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut back),
-            repeat: 1,
+            repeat,
             ..TestRunOptions::default()
         };
-        let run = program(&mut self.ebpf)?.test_run(options).map_err(Error::loading)?;
-        Ok(run.return_value)
+        program(&mut self.ebpf)?.test_run(options).map_err(Error::loading)
     }
 
     fn attach(&mut self, interface: &str) -> Result<(), Error> {
@@ -179,6 +200,19 @@ impl Program {
             .map(drop)
             .map_err(|generic| Error::attaching(interface, generic))
     }
+}
+
+/// Reads the object and makes its maps.
+fn open(log_drops: bool) -> Result<Ebpf, Error> {
+    // The program's level is of aya-log's kind: zero is below all of them.
+    let level = if log_drops { aya_log::Level::Debug as u8 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, true);
+    if !log_drops {
+        // The least that a ring can be: the loader rounds it up to a page.
+        loader.map_max_entries(drops::RING, 1);
+    }
+    loader.load(OBJECT).map_err(Error::loading)
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
@@ -245,8 +279,8 @@ mod tests {
 
     #[test]
     fn owners_in_force_are_never_written_to() {
-        let settings =
-            Settings { self_node: 0, lease: Duration::from_secs(1), addresses: Vec::new() };
+        let lease = Duration::from_secs(1);
+        let settings = Settings { self_node: 0, lease, addresses: Vec::new(), log_drops: false };
         let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
         for node in 1..5 {
             program.set_owner_all(node);

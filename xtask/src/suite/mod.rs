@@ -83,8 +83,8 @@ impl Step {
     }
 }
 
-/// Cheap and telling steps first. This program's own file may be replaced by the build, so what it
-/// runs of itself comes before that.
+/// Cheap and telling steps first. scripts/test has built the whole workspace: what is built after
+/// clippy is only what has changed since, or everything for who runs `cargo xtask test`.
 fn steps(options: &Options) -> Result<Vec<Step>> {
     let mut steps = vec![
         Step::cargo("format", &["fmt", "--all", "--check"]),
@@ -92,18 +92,17 @@ fn steps(options: &Options) -> Result<Vec<Step>> {
         Step::xtask("XDP object", &["ebpf", "check"])?,
         Step::cargo(
             "clippy",
-            &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
+            &["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"],
         ),
-        // All programs that the end-to-end tests run, with the very features that the test build
-        // wants: built once.
-        Step::cargo("build", &["build", "--workspace", "--all-targets"]),
+        // All programs that the end-to-end tests run, with the very features of the test build.
+        Step::cargo("build", &["build", "--locked", "--workspace", "--all-targets"]),
         tests(options)?,
     ];
     if !options.quick {
         let features = "relay-core/ring,relay-dataplane/ring";
         let packages = ["--package", "relay-core", "--package", "relay-dataplane", "--lib"];
         let ring = ["--no-default-features", "--features", features, "--no-fail-fast"];
-        let arguments = [&["test"][..], &packages[..], &ring[..]].concat();
+        let arguments = [&["test", "--locked"][..], &packages[..], &ring[..]].concat();
         steps.push(Step::cargo("tests with ring", &arguments));
     }
     Ok(steps)
@@ -111,7 +110,7 @@ fn steps(options: &Options) -> Result<Vec<Step>> {
 
 /// Unit tests, the simulator, XDP fixtures and end to end: everything in the workspace.
 fn tests(options: &Options) -> Result<Step> {
-    let mut step = Step::cargo("tests", &["test", "--workspace", "--no-fail-fast"]);
+    let mut step = Step::cargo("tests", &["test", "--locked", "--workspace", "--no-fail-fast"]);
     if options.quick {
         step.command.args(["--exclude", "e2e", "--lib", "--bins"]);
     }
