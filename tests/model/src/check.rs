@@ -66,17 +66,18 @@ pub fn state(config: &Config, state: &State) -> Result<(), Box<Violation>> {
     for node in state.eligible() {
         match config.direction {
             Direction::Down => down(config, state, node)?,
-            Direction::Up => up(state, node)?,
+            Direction::Up => up(config, state, node)?,
         }
     }
     Ok(())
 }
 
 fn one_owner_per_term(config: &Config, state: &State) -> Result<(), Box<Violation>> {
-    let mut terms = [None; 256];
     for node in (0..config.nodes).filter(|node| state.is_owner(config, *node)) {
         let term = state.node(node).promised;
-        if let Some(other) = terms[usize::from(term)].replace(node) {
+        let same =
+            |other: &u8| state.is_owner(config, *other) && state.node(*other).promised == term;
+        if let Some(other) = (0..node).find(same) {
             let detail = format!("nodes {other} and {node} both own in term {term}");
             return Err(Violation::new(Invariant::TwoOwners, detail));
         }
@@ -96,7 +97,7 @@ fn down(config: &Config, state: &State, node: u8) -> Result<(), Box<Violation>> 
     let mut records = this.log.records(config.record);
     for (sequence, released) in state.released.iter().enumerate() {
         let planned = records.next().map(|(record, _)| record);
-        if released.is_some_and(|released| planned != Some(released)) {
+        if !config.only_seen && released.is_some_and(|released| planned != Some(released)) {
             let detail = format!(
                 "record {sequence} left as {released:?}; eligible node {node} plans {planned:?}"
             );
@@ -106,7 +107,7 @@ fn down(config: &Config, state: &State, node: u8) -> Result<(), Box<Violation>> 
     Ok(())
 }
 
-fn up(state: &State, node: u8) -> Result<(), Box<Violation>> {
+fn up(config: &Config, state: &State, node: u8) -> Result<(), Box<Violation>> {
     let this = state.node(node);
     let held = |byte: &u8| this.held.bytes.contains(*byte);
     if let Some(byte) = (this.log.settled()..state.acked).find(|byte| !held(byte)) {
@@ -118,7 +119,7 @@ fn up(state: &State, node: u8) -> Result<(), Box<Violation>> {
     }
     let established = this.log.established().map(|(backend, _)| backend);
     for (backend, received) in (0..).zip(state.backends) {
-        if received > 0 && established != Some(backend) {
+        if !config.only_seen && received > 0 && established != Some(backend) {
             let detail = format!(
                 "backend {backend} has {received} bytes; eligible node {node} knows of {established:?}"
             );

@@ -1,7 +1,7 @@
 //! Looks for a state that breaks an invariant: all states of a small run, or random walks
 //! through a larger one. The same seed gives the same walks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
@@ -34,7 +34,7 @@ pub struct Summary {
     /// Those of them where no eligible node was left.
     pub lost: u64,
     /// Names of the transitions that were taken.
-    pub names: HashSet<String>,
+    pub names: BTreeSet<&'static str>,
     /// What was found, if something was.
     pub found: Option<Counterexample>,
 }
@@ -59,6 +59,11 @@ impl fmt::Display for Counterexample {
 
 /// Breadth first, so a counterexample is a shortest one.
 pub fn exhaust(config: &Config, limits: Limits) -> Summary {
+    visit(config, limits, |_| ())
+}
+
+/// The same; shows every state to `visitor`, once.
+pub fn visit(config: &Config, limits: Limits, mut visitor: impl FnMut(&State)) -> Summary {
     let mut summary = Summary::default();
     let first = State::new(config);
     // Where each state was first reached from, and by which of the enabled transitions.
@@ -69,6 +74,7 @@ pub fn exhaust(config: &Config, limits: Limits) -> Summary {
     while !frontier.is_empty() && origins.len() < limits.states {
         let mut next = Vec::new();
         for state in &frontier {
+            visitor(state);
             let from = fingerprint(state);
             if from.is_multiple_of(limits.finish_every)
                 && let Err(violation) = finish_both(config, state, &mut summary)
@@ -81,6 +87,7 @@ pub fn exhaust(config: &Config, limits: Limits) -> Summary {
             enabled(config, state, &mut transitions);
             for (index, transition) in (0..).zip(&transitions) {
                 summary.transitions += 1;
+                summary.names.insert(transition.name());
                 match apply(config, state, *transition) {
                     Ok(after) => {
                         origins.entry(fingerprint(&after)).or_insert_with(|| {
@@ -172,9 +179,8 @@ pub fn walk(config: &Config, seed: u64, walks: usize) -> Summary {
                     break;
                 }
             }
-            if seen.insert(fingerprint(&state)) {
-                summary.names.insert(transition.name());
-            }
+            seen.insert(fingerprint(&state));
+            summary.names.insert(transition.name());
         }
         let outcome = outcome.and_then(|()| finish_both(config, &state, &mut summary));
         if let Err(violation) = outcome {

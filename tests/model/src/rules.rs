@@ -1,6 +1,8 @@
 //! The twenty rules of the protocol: where each is in this model, or why it is not; and the
 //! rules that a run can leave out, to show that it would be noticed.
 
+use crate::state::Direction;
+
 /// A rule of the project and its place in this crate.
 #[derive(Debug)]
 pub struct Rule {
@@ -217,6 +219,17 @@ impl Broken {
             Broken::StaleHeir => 18,
             Broken::SoloWithoutView => 19,
             Broken::EvictAcknowledged => 20,
+        }
+    }
+
+    /// The streams in which it can show.
+    pub fn directions(self) -> &'static [Direction] {
+        match self {
+            Broken::EstUncommitted | Broken::RedialAfterEst | Broken::SettleUngated => {
+                &[Direction::Up]
+            }
+            Broken::TagIgnored | Broken::SackMovesDelivered => &[Direction::Down],
+            _ => &[Direction::Down, Direction::Up],
         }
     }
 }

@@ -49,6 +49,9 @@ pub struct Config {
     /// Whether messages that can have no effect any more stay on the network. They only cost
     /// states; a run without them reaches the same ones (tests/exhaust.rs).
     pub keep_spent: bool,
+    /// Whether only what client and backend can see counts, and not that an eligible node could not
+    /// continue. Shows that the one leads to the other.
+    pub only_seen: bool,
     /// The rule that this run leaves out.
     pub broken: Option<Broken>,
 }

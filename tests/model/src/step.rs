@@ -69,9 +69,36 @@ pub enum Transition {
 
 impl Transition {
     /// Its name, as the table of rules has it.
-    pub fn name(self) -> String {
-        let text = format!("{self:?}");
-        text.split([' ', '(']).next().unwrap_or_default().to_owned()
+    pub fn name(self) -> &'static str {
+        use Transition::*;
+        match self {
+            Deliver(_) => "Deliver",
+            Install { .. } => "Install",
+            Crash { .. } => "Crash",
+            Restart { .. } => "Restart",
+            Remove { .. } => "Remove",
+            HandOver { .. } => "HandOver",
+            AddLearner { .. } => "AddLearner",
+            DropLearner { .. } => "DropLearner",
+            Forget { .. } => "Forget",
+            Inherit { .. } => "Inherit",
+            DropSilent { .. } => "DropSilent",
+            Evict { .. } => "Evict",
+            SendBase { .. } => "SendBase",
+            SendData { .. } => "SendData",
+            Propose { .. } => "Propose",
+            Receive { .. } => "Receive",
+            Learn { .. } => "Learn",
+            Acknowledge { .. } => "Acknowledge",
+            Flush { .. } => "Flush",
+            Control { .. } => "Control",
+            Emit { .. } => "Emit",
+            Reset { .. } => "Reset",
+            Dial { .. } => "Dial",
+            Establish { .. } => "Establish",
+            Settle { .. } => "Settle",
+            Send { .. } => "Send",
+        }
     }
 
     /// Whether this is a fault or a view: walks choose these rarely.

@@ -1,77 +1,81 @@
-use model::explore::*;
-use model::rules::*;
-use model::state::*;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let get = |k: &str, d: u64| {
-        a.iter()
-            .find_map(|x| x.strip_prefix(&format!("{k}=")).map(|v| v.parse().unwrap()))
-            .unwrap_or(d)
+//! `model exhaust [large]`, `model walk [WALKS [SEED]]`, `model canaries [trace]`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use model::runs::{self, Run};
+
+/// Walks per size, unless told otherwise.
+const WALKS: usize = 20_000;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok());
+    let good = match words.first() {
+        Some(&"exhaust") if words.get(1) == Some(&"large") => hold(&runs::large()),
+        Some(&"exhaust") => hold(&runs::exhaustive()),
+        Some(&"walk") => {
+            let walks = number(1).map_or(WALKS, |walks| walks as usize);
+            hold(&runs::walks(number(2).unwrap_or(1), walks))
+        }
+        Some(&"canaries") => canaries(words.get(1) == Some(&"trace")),
+        _ => {
+            println!("model exhaust [large] | walk [WALKS [SEED]] | canaries [trace]");
+            return ExitCode::from(2);
+        }
     };
-    let gs = |k: &str| {
-        a.iter()
-            .find_map(|x| x.strip_prefix(&format!("{k}=")).map(|v| v.to_string()))
-            .unwrap_or_default()
-    };
-    let broken = Broken::ALL.into_iter().find(|b| format!("{b:?}") == gs("bug"));
-    let mut dirs = vec![Direction::Down, Direction::Up];
-    if gs("dir") == "up" {
-        dirs.remove(0);
-    } else if gs("dir") == "down" {
-        dirs.pop();
-    }
-    let bugs: Vec<Option<Broken>> =
-        if a[1] == "canaries" { Broken::ALL.into_iter().map(Some).collect() } else { vec![broken] };
-    for broken in bugs {
-        for &direction in &dirs {
-            let d = |x, y| if a[1] == "exhaust" { x } else { y };
-            let c = Config {
-                direction,
-                nodes: get("n", 3) as u8,
-                bytes: get("d", d(2, 3)) as u8,
-                record: get("rec", 2) as u8,
-                controls: get("ctl", d(0, 1)) as u8,
-                views: get("views", d(3, 5)) as u8,
-                crashes: get("crashes", d(1, 2)) as u8,
-                restarts: get("restarts", d(0, 2)) as u8,
-                joins: get("joins", d(0, 2)) as u8,
-                commit_index: get("ci", (broken == Some(Broken::CommitIndexTooFar)) as u64) == 1,
-                mutable_peer: get("mut", (broken == Some(Broken::TagIgnored)) as u64) == 1,
-                keep_spent: get("keep", 0) == 1,
-                broken,
-            };
-            let t = std::time::Instant::now();
-            let s = if a[1] == "exhaust" {
-                exhaust(
-                    &c,
-                    Limits {
-                        states: get("max", 5_000_000) as usize,
-                        finish_every: get("live", 16),
-                    },
-                )
-            } else {
-                walk(&c, get("seed", 1), get("walks", 20000) as usize)
-            };
-            let e = t.elapsed().as_secs_f64();
-            println!(
-                "{direction:?} {broken:?}: {} states {} transitions depth {} complete {} finished {} lost {} in {e:.2} s, {:.0}/s  {}",
-                s.states,
-                s.transitions,
-                s.depth,
-                s.complete,
-                s.finished,
-                s.lost,
-                s.transitions as f64 / e,
-                s.found
-                    .as_ref()
-                    .map(|f| format!("{} steps, {}", f.trace.len(), f.violation))
-                    .unwrap_or("OK".into())
-            );
-            if gs("trace") != "" {
-                if let Some(f) = s.found {
-                    println!("{f}")
-                }
-            }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs that must find nothing. Whether they did.
+fn hold(runs: &[Run]) -> bool {
+    let mut good = true;
+    for run in runs {
+        let start = Instant::now();
+        let summary = run.search();
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{}", run.title());
+        println!(
+            "  {} states ({:.0}/s), {} transitions, depth {}{}, {} endings ({} lost), {seconds:.1} s",
+            summary.states,
+            summary.states as f64 / seconds,
+            summary.transitions,
+            summary.depth,
+            if summary.complete { ", complete" } else { "" },
+            summary.finished,
+            summary.lost,
+        );
+        if let Some(found) = summary.found {
+            println!("{found}");
+            good = false;
         }
     }
+    good
+}
+
+/// Runs that must find something. Whether they did.
+fn canaries(trace: bool) -> bool {
+    let mut good = true;
+    println!("rule  broken               stream    states  steps  found");
+    for run in runs::canaries() {
+        let Some(broken) = run.config.broken else { continue };
+        let summary = run.search();
+        let (steps, found) = match &summary.found {
+            Some(found) => (found.trace.len(), found.violation.to_string()),
+            None => (0, "NOTHING".to_owned()),
+        };
+        good &= summary.found.is_some();
+        println!(
+            "{:4}  {:<20} {:<6} {:>9}  {steps:5}  {found}",
+            broken.rule(),
+            format!("{broken:?}"),
+            format!("{:?}", run.config.direction),
+            summary.states,
+        );
+        if let Some(found) = summary.found.filter(|_| trace) {
+            println!("{found}");
+        }
+    }
+    good
 }

@@ -46,17 +46,20 @@ pub fn enabled(config: &Config, state: &State, owner: u8, out: &mut Vec<Transiti
     out.extend(acknowledge(config, state, owner, settled));
 }
 
-/// Rule 12: any backend may be dialed, and another one after it, until the log has an EST.
+/// Rule 12: any backend may be dialed until the log has an EST. A second attempt of the same owner
+/// is left out: until EST only the choice matters, and backends are alike, so the first is 0.
 fn dial(config: &Config, state: &State, owner: u8, out: &mut Vec<Transition>) {
     let node = state.node(owner);
-    let (may_dial, first) = match (node.log.established(), node.dialed) {
-        (None, dialed) => (true, dialed.map_or(0, |dialed| dialed + 1)),
-        (Some((established, _)), _) => (config.breaks(Broken::RedialAfterEst), established + 1),
+    let is_first = node.promised == 1;
+    let backends = match node.log.established() {
+        None if node.dialed.is_some() => 0..0,
+        None if is_first => 0..1,
+        None => 0..BACKENDS,
+        Some((backend, _)) if config.breaks(Broken::RedialAfterEst) => backend + 1..BACKENDS,
+        Some(_) => 0..0,
     };
-    let wanted = (first..BACKENDS).filter(|backend| may_dial && node.dialed != Some(*backend));
-    out.extend(wanted.map(|backend| Transition::Dial { owner, backend }));
-    let established = node.log.established().map(|(backend, _)| backend);
-    if node.dialed.is_some() && node.dialed > established && node.log.len() < MAX_LOG {
+    out.extend(backends.map(|backend| Transition::Dial { owner, backend }));
+    if node.dialed > established(node.log) && node.log.len() < MAX_LOG {
         out.push(Transition::Establish { owner });
     }
 }
