@@ -33,6 +33,8 @@ pub struct Settings {
     pub backend_tcp: tcp::Config,
     /// Bytes that wait longer than this for the far end are replicated.
     pub hold: HoldTime,
+    /// A flow whose ends have been silent for this long is reset; None: never.
+    pub idle_max: Option<Duration>,
     /// Bytes of its flows that backups hold as data at most, before flows get a small window.
     pub replicated_max: u64,
     /// Flows that this node owns at most.

@@ -141,8 +141,8 @@ impl Shard {
         settings: &Settings,
     ) {
         if let Some(slot) = self.flows.get_mut(&id) {
-            let (effects, hold) = (&mut self.effects, settings.hold);
-            let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce: false };
+            let effects = &mut self.effects;
+            let mut turn = Turn::new((now, replicas), effects, counters, settings);
             slot.flow.replicate(&mut turn);
         }
     }
@@ -212,9 +212,10 @@ impl Shard {
         while let Some(id) = self.dirty.pop_front() {
             let Some(slot) = self.flows.get_mut(&id) else { continue };
             slot.dirty = false;
-            let (effects, hold) = (&mut self.effects, settings.hold);
+            let effects = &mut self.effects;
             let is_scarce = self.replicated > settings.replicated_max;
-            let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce };
+            let mut turn = Turn::new((now, replicas), effects, counters, settings);
+            turn.is_scarce = is_scarce;
             let next = slot.flow.service(&mut turn);
             self.replicated -= slot.replicated;
             slot.replicated = slot.flow.replicated_bytes();
@@ -346,8 +347,8 @@ impl Shard {
             tls: &settings.listeners[listener].tls,
         };
         let mut flow = Flow::restore(id, shadow, &with)?;
-        let (effects, hold) = (&mut self.effects, settings.hold);
-        flow.replicate(&mut Turn { now, replicas, effects, counters, hold, is_scarce: false });
+        let effects = &mut self.effects;
+        flow.replicate(&mut Turn::new((now, replicas), effects, counters, settings));
         self.insert(flow);
         Ok(())
     }

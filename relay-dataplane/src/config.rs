@@ -139,6 +139,8 @@ pub struct Limits {
     pub send_buffer: usize,
     /// How long received bytes wait to be settled before they are replicated as data.
     pub hold: HoldTime,
+    /// A flow whose ends have been silent for this long is reset; `None`: never.
+    pub idle: Option<Duration>,
     /// Bytes that backups hold as data before flows get a small window.
     pub replicated: u64,
 }

@@ -154,6 +154,7 @@ fn settings(
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),
         hold: limits.hold,
+        idle_max: limits.idle,
         replicated_max: limits.replicated,
         flows_max: limits.flows,
     }

@@ -29,6 +29,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// All tests.
     Test(suite::Options),
+    /// The end-to-end tests alone, with many losses in the midst of handshakes.
+    E2e(suite::E2eOptions),
     /// The rules of the house that no compiler knows.
     Tidy(tidy::Options),
     /// The XDP program.
@@ -78,6 +80,7 @@ fn main() -> Result<()> {
         Command::Soak(options) => soak::run(&options),
         Command::Bench(command) => bench::run(&command),
         Command::Test(options) => suite::run(&options),
+        Command::E2e(options) => suite::run_e2e(&options),
         Command::Tidy(options) => tidy::run(&options),
         Command::Ebpf(command) => ebpf::run(command),
     }

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 
 use relay_abi::peer::{Delivered, Message, Settled};
 
+use crate::config::Settings;
 use crate::frame::{EthernetAddress, IpEndpoint};
 use crate::id::FlowId;
 use crate::reason::Counters;
@@ -114,8 +115,23 @@ pub struct Turn<'a> {
     pub counters: &'a mut Counters,
     /// See [`crate::relay::Hold`].
     pub hold: HoldTime,
+    /// A flow whose ends have been silent for this long is reset; None: never.
+    pub idle_max: Option<Duration>,
     /// Backups hold as many bytes as they may: flows get a small window.
     pub is_scarce: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// A turn as the settings have it, with room for data at the backups.
+    pub fn new(
+        (now, replicas): (Instant, &'a mut Replicas),
+        effects: &'a mut Effects,
+        counters: &'a mut Counters,
+        settings: &Settings,
+    ) -> Self {
+        let Settings { hold, idle_max, .. } = *settings;
+        Turn { now, replicas, effects, counters, hold, idle_max, is_scarce: false }
+    }
 }
 
 impl Flow {

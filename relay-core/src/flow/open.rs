@@ -37,6 +37,10 @@ pub struct Open {
     owes_key_update: bool,
     /// When the client has to have ended a flow that is over.
     linger_until: Option<Instant>,
+    /// What both ends had said and acknowledged when they were heard last, and when that was.
+    heard: Option<([u64; 4], Instant)>,
+    /// When the flow is reset if nobody says anything.
+    idle_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,8 @@ impl Open {
             ending: Ending::No,
             owes_key_update: false,
             linger_until: None,
+            heard: None,
+            idle_at: None,
         })
     }
 
@@ -104,6 +110,8 @@ impl Open {
             ending: Ending::No,
             owes_key_update: false,
             linger_until: None,
+            heard: None,
+            idle_at: None,
         }
     }
 
@@ -153,8 +161,8 @@ impl Open {
         if self.is_ended() {
             return self.linger_until.filter(|_| client.connection.phase() == Phase::Open);
         }
-        let holds = [self.up.hold.poll_timeout(), self.down.hold.poll_timeout()];
-        holds.into_iter().flatten().min()
+        let timers = [self.up.hold.poll_timeout(), self.down.hold.poll_timeout(), self.idle_at];
+        timers.into_iter().flatten().min()
     }
 
     /// Does everything that can be done now.
@@ -162,7 +170,7 @@ impl Open {
         if self.is_ended() {
             return self.linger(client, turn.now);
         }
-        if is_broken(&client.connection) {
+        if is_broken(&client.connection) || self.is_idle(&client.connection, turn) {
             return self.abort(id, turn);
         }
         if is_broken(&self.backend.connection) {
@@ -216,6 +224,19 @@ impl Open {
         }
         acknowledge(client, &self.up.hold);
         acknowledge(backend, &self.down.hold);
+    }
+
+    /// Whether nobody has said or acknowledged anything for too long. A new owner counts anew.
+    fn is_idle(&mut self, client: &Connection, turn: &Turn<'_>) -> bool {
+        let backend = &self.backend.connection;
+        let said = [client.received(), client.acked(), backend.received(), backend.acked()];
+        let since = match self.heard {
+            Some((before, at)) if before == said => at,
+            _ => turn.now,
+        };
+        self.heard = Some((said, since));
+        self.idle_at = turn.idle_max.map(|idle| since + idle);
+        self.idle_at.is_some_and(|at| at <= turn.now)
     }
 
     /// Whether the client has everything that it can be given.

@@ -58,8 +58,8 @@ impl Shard {
                 Ok(())
             }
             None => {
-                let (effects, hold) = (&mut self.effects, settings.hold);
-                let mut turn = Turn { now, replicas, effects, counters, hold, is_scarce: false };
+                let effects = &mut self.effects;
+                let mut turn = Turn::new((now, replicas), effects, counters, settings);
                 slot.flow.fail_dialing(&mut turn);
                 Err(Reason::PortExhausted)
             }

@@ -101,6 +101,7 @@ pub(super) struct Limits {
     pub receive_buffer: Option<Spanned<i64>>,
     pub send_buffer: Option<Spanned<i64>>,
     pub hold_ms: Option<Spanned<Hold>>,
+    pub idle_s: Option<Spanned<i64>>,
     pub replicated_mb: Option<Spanned<i64>>,
 }
 

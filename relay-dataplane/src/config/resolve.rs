@@ -26,6 +26,8 @@ const TIMEOUT_MS_MAX: i64 = 60_000;
 const HOLD_MS_MAX: f64 = 10_000.0;
 /// Bounds of `limits.flows`: what a table of one core can carry.
 const FLOWS: RangeInclusive<i64> = 1..=1 << 20;
+/// Bounds of `limits.idle_s`: never, or up to a year.
+const IDLE_S: RangeInclusive<i64> = 0..=366 * 86_400;
 /// Bounds of `limits.replicated_mb`: less is filled by a few flows, more is no machine's memory.
 const REPLICATED_MB: RangeInclusive<i64> = 16..=1 << 20;
 /// Bounds of a buffer: a TLS record (RFC 8446 section 5.2) fits, a window scale of 8 covers it.
@@ -39,6 +41,7 @@ const SOCKET_PATH_MAX: usize = 107;
 
 const DEFAULT_FLOWS: i64 = 65_536;
 const DEFAULT_BUFFER: i64 = 1 << 20;
+const DEFAULT_IDLE_S: i64 = 0;
 const DEFAULT_REPLICATED_MB: i64 = 1024;
 
 /// Turns the parsed file into a configuration.
@@ -252,6 +255,9 @@ impl Resolver<'_> {
             let default = Spanned::new(0..0, default);
             self.integer(value.unwrap_or(&default), range)
         };
+        let idle_s = limits.idle_s.as_ref();
+        let idle_s: u64 =
+            self.integer(idle_s.unwrap_or(&Spanned::new(0..0, DEFAULT_IDLE_S)), IDLE_S)?;
         let replicated_mb: u64 = self.integer(
             limits.replicated_mb.as_ref().unwrap_or(&Spanned::new(0..0, DEFAULT_REPLICATED_MB)),
             REPLICATED_MB,
@@ -261,6 +267,7 @@ impl Resolver<'_> {
             receive_buffer: size(limits.receive_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
             send_buffer: size(limits.send_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
             hold: self.hold(limits.hold_ms.as_ref())?,
+            idle: (idle_s > 0).then_some(Duration::from_secs(idle_s)),
             replicated: replicated_mb << 20,
         })
     }

@@ -15,6 +15,7 @@
 pub mod client;
 pub mod conversation;
 pub mod counters;
+pub mod crowd;
 
 use std::fs::{File, OpenOptions};
 use std::net::{TcpListener, TcpStream};

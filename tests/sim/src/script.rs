@@ -15,6 +15,8 @@ pub struct Options {
     pub backend_listens: bool,
     /// Bytes are replicated after this time; None: never.
     pub hold: Option<Duration>,
+    /// Flows that are silent for this long are reset.
+    pub idle_max: Option<Duration>,
     /// Bytes that backups hold at most, before windows get small.
     pub replicated_max: u64,
     /// Toward clients, backends and other relays.
@@ -88,6 +90,7 @@ impl Options {
             ipv6: false,
             backend_listens: true,
             hold: Some(Duration::from_millis(2)),
+            idle_max: None,
             replicated_max: 1 << 30,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,

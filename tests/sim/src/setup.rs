@@ -93,6 +93,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
         hold: options.hold.map_or(HoldTime::Never, HoldTime::Fixed),
+        idle_max: options.idle_max,
         replicated_max: options.replicated_max,
         flows_max: 1000,
     };

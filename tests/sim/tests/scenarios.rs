@@ -3,6 +3,7 @@
 mod common;
 
 use common::{ms, step, transfers};
+use sim::Outcome;
 use sim::plan::{End, Plan, Version};
 use sim::script::{Action::*, Options, When::*, Who::*};
 
@@ -199,4 +200,21 @@ fn a_full_backup_makes_windows_small_and_loses_nothing() {
     let plans = [transfers(2, 300_000, 300_000), vec![slow]].concat();
     let report = check(20, &Options { replicated_max: 0, ..Options::new(plans, steps) });
     assert_eq!((report.completed, report.takeovers, report.survivals), (3, 1, 3));
+}
+
+/// A client that falls asleep in the middle is given up, and its backend is told, also when the
+/// relay was lost meanwhile.
+#[test]
+fn an_idle_connection_is_reset_after_its_time() {
+    for crash in [false, true] {
+        let sleeper = Plan { backend_reads_after: ms(20_000), ..Plan::new(1, 2_000_000, 0) };
+        let mut steps = vec![step(After(ms(1_000)), Wait)];
+        if crash {
+            steps.push(step(InSync, Crash(Owner, 0)));
+        }
+        let idle_max = Some(ms(3_000));
+        let options = Options { idle_max, ..Options::new(vec![sleeper], steps) };
+        let report = sim::run(21, &options);
+        assert_eq!(report.outcomes, [Some(Outcome::Reset)], "{:?}", report.log);
+    }
 }

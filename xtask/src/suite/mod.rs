@@ -24,6 +24,33 @@ pub struct Options {
     pub quick: bool,
 }
 
+/// How many relays the end-to-end test of handshakes loses.
+pub const KILLS_VARIABLE: &str = "RELAY_E2E_KILLS";
+
+/// End-to-end tests alone, and harder.
+#[derive(Clone, Debug, Args)]
+pub struct E2eOptions {
+    /// Relays that are lost in the midst of handshakes.
+    #[arg(long, default_value_t = 200)]
+    pub kills: usize,
+    /// Only tests whose names contain this.
+    pub filter: Option<String>,
+}
+
+/// Runs the end-to-end tests.
+pub fn run_e2e(options: &E2eOptions) -> Result<()> {
+    let mut build = Step::cargo("build", &["build", "--workspace", "--all-targets"]);
+    build.run()?;
+    let mut step = Step::cargo("end to end", &["test", "--package", "e2e", "--no-fail-fast"]);
+    step.command.args(["--"]).args(&options.filter).arg("--nocapture");
+    step.command.env(KILLS_VARIABLE, options.kills.to_string());
+    step.command.env(BIN_DIR_VARIABLE, profile_directory()?);
+    let tally = step.run()?;
+    println!("{tally}");
+    ensure!(tally.failed == 0, "tests failed");
+    Ok(())
+}
+
 /// Runs the tests. The last line on standard output is `N passed, N failed`; an error unless
 /// nothing failed. A step that fails without a failed test counts as one.
 pub fn run(options: &Options) -> Result<()> {
