@@ -7,9 +7,10 @@ use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Timestamps};
 use super::down::Down;
 use super::up::Up;
 use super::{Flow, Leg, Open, Stage};
+use crate::canary::{Canary, breaks};
 use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
-use crate::relay::Hold;
+use crate::relay::{Hold, Log};
 use crate::replica::{Pieces, Shadow};
 use crate::tcp::{self, Connection, State};
 use crate::time::{Duration, Instant};
@@ -65,7 +66,10 @@ impl Flow {
 
     /// The flow that a shadow describes. None when the shadow makes no sense, which only a faulty
     /// owner can cause.
-    pub fn restore(id: FlowId, shadow: Shadow, with: &Restoration<'_>) -> Option<Self> {
+    pub fn restore(id: FlowId, mut shadow: Shadow, with: &Restoration<'_>) -> Option<Self> {
+        if breaks(Canary::FrameAnew) {
+            shadow.log = Log::new(shadow.log.delivered(), shadow.suite.record_len(0));
+        }
         let delivered = shadow.log.delivered();
         let acked = delivered.client.checked_sub(shadow.raw.len() as u64)?;
         let end = shadow.log.end().client;

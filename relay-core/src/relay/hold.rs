@@ -8,6 +8,7 @@
 use core::ops::Range;
 
 use super::Ranges;
+use crate::canary::{Canary, breaks};
 use crate::time::{Duration, Instant};
 
 /// The state of one incoming stream. Offsets count a FIN as one more byte.
@@ -42,6 +43,9 @@ impl Hold {
         received: u64,
         early: impl Iterator<Item = Range<u64>>,
     ) -> Vec<Range<u64>> {
+        if breaks(Canary::AckBeforeSettled) {
+            self.settled = received;
+        }
         let Some(hold) = self.hold else { return Vec::new() };
         let from = self.pushed.contiguous_from(settled);
         let mut due = Vec::new();
@@ -108,7 +112,8 @@ impl Hold {
 
     /// Only these ranges may be reported as received out of order.
     pub fn sackable(&self) -> &[Range<u64>] {
-        self.safe.above(self.ack_limit())
+        let safe = if breaks(Canary::SackUnreplicated) { &self.pushed } else { &self.safe };
+        safe.above(self.ack_limit())
     }
 
     /// Everything that a new replica has to be given as data, of the bytes from `settled` on:

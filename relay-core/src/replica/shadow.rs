@@ -1,9 +1,11 @@
 //! What a backup keeps of a flow: enough to go on with it.
 
+use core::ops::Range;
 use std::collections::BTreeMap;
 
 use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Message, Settled};
 
+use crate::canary::{Canary, breaks};
 use crate::id::FlowId;
 use crate::reason::Reason;
 use crate::relay::Log;
@@ -75,8 +77,14 @@ impl Shadows {
         match message {
             Message::View(_) => Ok(()),
             Message::Base(base) => {
-                let shadow = Shadow::new(base).ok_or(Reason::PeerMalformed)?;
+                let mut shadow = Shadow::new(base).ok_or(Reason::PeerMalformed)?;
                 let id = FlowId(base.flow);
+                if breaks(Canary::MergeBase)
+                    && let Some(mut old) = self.flows.remove(&id)
+                {
+                    base.entries.iter().for_each(|entry| _ = old.log.push(*entry));
+                    shadow.log = old.log;
+                }
                 if let Some(named) = &mut self.named {
                     named.insert(id);
                 }
@@ -152,7 +160,7 @@ impl Shadow {
 
     fn progress(&mut self, up: Settled, down: Delivered) -> Result<(), Reason> {
         if up.client >= self.up.client {
-            if up.generation != self.read.generation {
+            if up.generation != self.read.generation && !breaks(Canary::ForgetKeyUpdate) {
                 self.read =
                     self.read.ratchet_to(self.suite, up.generation).ok_or(Reason::PeerMalformed)?;
             }
@@ -164,7 +172,7 @@ impl Shadow {
             return Err(Reason::PeerMalformed);
         }
         let at = self.log.start();
-        if at.generation != self.write.generation {
+        if at.generation != self.write.generation && !breaks(Canary::ForgetKeyUpdate) {
             self.write =
                 self.write.ratchet_to(self.suite, at.generation).ok_or(Reason::PeerMalformed)?;
         }
@@ -174,6 +182,24 @@ impl Shadow {
         }
         self.down_data.trim(at.backend);
         Ok(())
+    }
+
+    /// What a new owner would have of a stream: what is settled, and the held bytes above it. A FIN
+    /// counts as one more byte.
+    pub fn holds(&self, direction: Direction) -> Vec<Range<u64>> {
+        let down = self.log.delivered();
+        let (settled, pieces) = match direction {
+            Direction::Up => (self.up.client + u64::from(self.up.fin), &self.up_data),
+            Direction::Down => (down.backend + u64::from(down.fin), &self.down_data),
+        };
+        let held = pieces.iter().map(|(offset, bytes)| offset..offset + bytes.len() as u64);
+        let fin = pieces.fin.map(|fin| fin..fin + 1);
+        core::iter::once(0..settled).chain(held).chain(fin).collect()
+    }
+
+    /// Bytes of both streams that are held.
+    pub fn held_bytes(&self) -> usize {
+        self.up_data.bytes + self.down_data.bytes
     }
 
     /// Where the handshake output ended is where W was as long as nothing was delivered.

@@ -4,6 +4,7 @@
 //!
 //! Time is virtual and everything follows from one seed: the same seed gives the same bytes.
 
+mod audit;
 mod backend;
 mod client;
 mod faults;

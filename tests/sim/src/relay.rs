@@ -7,6 +7,8 @@ use relay_core::frame::IpAddress;
 use relay_core::node::{Command, Node};
 use relay_core::time::{Duration, Instant};
 
+use crate::audit::Sender;
+
 /// Frames that a paused machine's receive rings hold; more are lost.
 const RING: usize = 2048;
 
@@ -41,6 +43,8 @@ pub struct Turned {
     pub resolve: Vec<IpAddress>,
     /// The power failed.
     pub died: bool,
+    /// Who sends the frames.
+    pub sender: Sender,
 }
 
 impl Relay {
@@ -86,7 +90,7 @@ impl Relay {
             node.handle_frame(now, side, &frame);
         }
         node.turn(now);
-        let mut turned = Turned::default();
+        let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
         while let Some(command) = node.poll_command() {
             if let Command::Resolve(address) = command {
                 turned.resolve.push(address);

@@ -77,6 +77,13 @@ impl Step {
 }
 
 impl Options {
+    /// Whether relays may be sent what no relay has sent.
+    pub fn forges(&self) -> bool {
+        let replays = self.steps.iter().any(|step| step.action == Action::Replay);
+        let [_, _, cluster] = self.faults;
+        self.noise > 0 || cluster.corruption > 0 || replays
+    }
+
     /// A quiet network with 200 microseconds between any two machines.
     pub fn new(plans: Vec<Plan>, steps: Vec<Step>) -> Self {
         let quiet = Faults { delay: Duration::from_micros(200), ..Faults::default() };
