@@ -6,6 +6,8 @@
 
 mod audit;
 mod backend;
+#[cfg(feature = "canary")]
+pub mod canary;
 mod client;
 mod faults;
 mod host;
