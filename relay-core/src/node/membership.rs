@@ -189,7 +189,13 @@ impl Node {
             move |peer: &&crate::replica::Peer| peer.link.status().is_some_and(|s| s.role == role)
         };
         let all_known = living().count() == peers.len();
-        let looked = now - self.since >= self.settings.cluster.timeout * LOOK_TIMEOUTS;
+        // Who greets us is there and does not hear us: it may be an owner, and must not be deposed
+        // by a blank node as soon as it hears us again.
+        let timeout = self.settings.cluster.timeout;
+        let greets = |peer: &crate::replica::Peer| {
+            peer.link.last_greeted().is_some_and(|at| now - at < timeout)
+        };
+        let looked = now - self.since >= timeout * LOOK_TIMEOUTS && !peers.iter().any(greets);
         let settled = living().any(|p| role_of(Role::Owner)(&p) || role_of(Role::Backup)(&p));
         let first = living().all(|peer| self.settings.node < peer.id);
         // A blank node that nobody could have told of an owner must not claim to be one.
