@@ -37,6 +37,8 @@ pub struct Audit {
     sent: BTreeMap<(u64, Ends), u32>,
     /// The highest acknowledgement that an endpoint has sent, by the stream that it acknowledges.
     acked: BTreeMap<Ends, u32>,
+    /// The highest acknowledgement that relays have sent, and the term of the sender.
+    promised: BTreeMap<Ends, (u64, u32)>,
     /// Frames that were compared with what a backup holds.
     pub compared: u64,
     /// The largest amounts that were seen.
@@ -185,6 +187,7 @@ impl Audit {
         if packet.syn() {
             self.sent.remove(&(sender.incarnation, ends));
             self.completed.remove(&ends);
+            self.promised.remove(&ends);
             return;
         }
         if packet.rst() {
@@ -193,6 +196,7 @@ impl Audit {
         let objections = [
             if to_client { self.one_owner(sender, seen.destination) } else { None },
             self.sequence(sender, seen),
+            self.memory(sender, seen),
             if to_client { None } else { self.complete(cover, ends) },
             cover.streams.get(&ends).and_then(|covered| covered.objection(seen)),
         ];
@@ -240,6 +244,25 @@ impl Audit {
         let behind = sent.wrapping_sub(first) as i32;
         let is_probe = (first.wrapping_sub(*acked) as i32) < 0;
         (behind > EDGE && !is_probe).then(|| format!("a pure ACK is {behind} bytes old"))
+    }
+
+    /// Whoever goes on with a flow knows of every acknowledgement that has ever left.
+    fn memory(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
+        let ack = seen.packet.ack_number().0 as u32;
+        let key = (seen.source, seen.destination);
+        let (term, promised) = self.promised.entry(key).or_insert((sender.term, ack));
+        if sender.term < *term {
+            return None; // it has not heard yet that it was deposed
+        }
+        *term = sender.term;
+        let forgotten = promised.wrapping_sub(ack) as i32;
+        *promised = if forgotten < 0 { ack } else { *promised };
+        (forgotten > 0).then(|| format!("forgets {forgotten} acknowledged bytes"))
+    }
+
+    /// The handshake of a client begins anew at another relay.
+    pub fn forget(&mut self, client_port: u16) {
+        self.promised.retain(|(_, to), _| to.port() != client_port);
     }
 
     /// A backend's handshake must not be completed before EST is committed (rule 12).

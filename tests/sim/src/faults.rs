@@ -153,6 +153,7 @@ impl World {
             self.excused.insert(id);
             if !open.contains(&port) {
                 self.wire.forget(port);
+                self.audit.forget(port);
             }
         }
     }

@@ -43,6 +43,8 @@ pub struct Network {
     segments: [Segment; 3],
     in_flight: BTreeMap<(Instant, u64), Delivery>,
     sent: u64,
+    /// Every frame that was sent, if it has to be kept.
+    pub captured: Option<Vec<(Instant, Vec<u8>)>>,
 }
 
 #[derive(Default)]
@@ -62,7 +64,7 @@ impl Network {
     /// Segments between `relays` relays and two hosts.
     pub fn new(relays: usize, random: Random) -> Self {
         let segments = Default::default();
-        Network { relays, random, segments, in_flight: BTreeMap::new(), sent: 0 }
+        Network { relays, random, segments, in_flight: BTreeMap::new(), sent: 0, captured: None }
     }
 
     /// Sets what happens to frames from now on.
@@ -81,6 +83,9 @@ impl Network {
     /// Puts a frame onto a segment.
     pub fn send(&mut self, now: Instant, side: Side, from: Port, frame: &[u8]) {
         let Some(macs) = frame.first_chunk::<MACS>() else { return };
+        if let Some(captured) = &mut self.captured {
+            captured.push((now, frame.to_vec()));
+        }
         let (to, source) = macs.split_at(6);
         let segment = &mut self.segments[index(side)];
         let (mut destination, mut origin) = ([0; 6], [0; 6]);

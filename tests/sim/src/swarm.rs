@@ -7,18 +7,53 @@ use crate::plan::{End, Plan, Version};
 use crate::random::Random;
 use crate::script::{Action, Options, Step, When, Who};
 
-/// Bytes of one stream at most.
-const STREAM_MAX: u64 = 400_000;
+/// How large the scenarios are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swarm {
+    /// One to three connections of some ten kilobytes.
+    Short,
+    /// Up to six connections, some of them longer than the buffers of a relay, so that these wrap.
+    Long,
+}
 
-/// Now and then one is longer than the buffers of a relay, so that these wrap.
-const LONG_STREAM_MAX: u64 = 3_000_000;
+impl Swarm {
+    /// How it is asked for on the command line.
+    pub fn option(self) -> &'static str {
+        if self == Swarm::Short { " --short" } else { "" }
+    }
+
+    /// Connections at most.
+    fn connections(self) -> u64 {
+        if self == Swarm::Short { 3 } else { 6 }
+    }
+
+    /// Bytes of one stream at most.
+    fn stream(self) -> u64 {
+        if self == Swarm::Short { 60_000 } else { 400_000 }
+    }
+
+    /// Bytes at most of a stream that is long.
+    fn long_stream(self) -> u64 {
+        if self == Swarm::Short { 200_000 } else { 3_000_000 }
+    }
+
+    /// Crashes and pauses at most.
+    fn disasters(self) -> u64 {
+        if self == Swarm::Short { 2 } else { 3 }
+    }
+
+    /// Frames are damaged until then.
+    fn faults_until(self) -> Duration {
+        Duration::from_secs(if self == Swarm::Short { 3 } else { 20 })
+    }
+}
 
 /// The scenario of `seed`.
-pub fn options(seed: u64) -> Options {
+pub fn options(seed: u64, swarm: Swarm) -> Options {
     let mut random = Random::new(seed ^ 0x5157_4152_4d00);
-    let count = 1 + random.below(6);
-    let plans: Vec<Plan> = (0..count).map(|id| plan(id + 1, &mut random)).collect();
-    let steps = steps(&mut random);
+    let count = 1 + random.below(swarm.connections());
+    let plans: Vec<Plan> = (0..count).map(|id| plan(id + 1, swarm, &mut random)).collect();
+    let steps = steps(swarm, &mut random);
     let lossy = random.chance(600);
     let mut segment = |delay_max: u64| {
         let rate = |random: &mut Random, chance, max| {
@@ -40,16 +75,16 @@ pub fn options(seed: u64) -> Options {
         ipv6: random.chance(300),
         hold: hold.map(Duration::from_micros),
         faults,
-        faults_until: Duration::from_secs(20),
+        faults_until: swarm.faults_until(),
         noise: if random.chance(300) { 200 } else { 0 },
         ..Options::new(plans, steps)
     }
 }
 
-fn plan(id: u64, random: &mut Random) -> Plan {
+fn plan(id: u64, swarm: Swarm, random: &mut Random) -> Plan {
     let mut size = || match random.below(100) {
-        0..3 => random.below(LONG_STREAM_MAX),
-        3..70 => random.below(STREAM_MAX),
+        0..3 => random.below(swarm.long_stream()),
+        3..70 => random.below(swarm.stream()),
         _ => random.below(2_000),
     };
     let (up, down) = (size(), size());
@@ -70,13 +105,13 @@ fn plan(id: u64, random: &mut Random) -> Plan {
 }
 
 /// Crashes, restarts and pauses.
-fn steps(random: &mut Random) -> Vec<Step> {
+fn steps(swarm: Swarm, random: &mut Random) -> Vec<Step> {
     let mut steps = Vec::new();
     let pauses = random.chance(300);
     let replays = random.chance(300);
-    for _ in 0..random.below(4) {
+    for _ in 0..random.below(swarm.disasters() + 1) {
         steps.push(Step::new(When::InSync, Action::Wait));
-        steps.push(Step::new(instant(random), Action::Wait));
+        steps.push(Step::new(instant(swarm, random), Action::Wait));
         if replays {
             steps.push(Step::new(When::Moved(0), Action::Replay));
         }
@@ -103,9 +138,9 @@ fn steps(random: &mut Random) -> Vec<Step> {
     steps
 }
 
-fn instant(random: &mut Random) -> When {
+fn instant(swarm: Swarm, random: &mut Random) -> When {
     if random.chance(700) {
-        When::Moved(random.below(STREAM_MAX))
+        When::Moved(random.below(swarm.stream()))
     } else {
         When::After(Duration::from_millis(random.below(1_500)))
     }

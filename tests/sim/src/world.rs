@@ -68,6 +68,8 @@ pub struct Report {
     pub frames: u64,
     /// Inputs that relays dropped, by reason, over all their lives.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Every frame that was sent, if it had to be kept.
+    pub captured: Vec<(Instant, Vec<u8>)>,
     /// What was done, for people.
     pub log: Vec<String>,
 }
@@ -148,6 +150,12 @@ impl World {
             trace: std::env::var_os("SIM_TRACE").is_some(),
             options,
         }
+    }
+
+    /// Keeps every frame.
+    pub fn captured(mut self) -> Self {
+        self.network.captured = Some(Vec::new());
+        self
     }
 
     /// Runs until every connection has ended and judges.
@@ -366,6 +374,7 @@ impl World {
         if !self.report.failures.is_empty() {
             self.describe();
         }
+        self.report.captured = self.network.captured.take().unwrap_or_default();
         self.report.flows = self.clients.flows.len();
         self.report.records = self.wire.records(setup::PORT);
         self.report.compared = self.audit.compared;
