@@ -219,7 +219,7 @@ impl Shard {
             match next {
                 Next::Wait => self.reschedule(now, id),
                 Next::Dial => {
-                    if let Err(reason) = self.dial(now, id, settings) {
+                    if let Err(reason) = self.dial((now, replicas), id, counters, settings) {
                         counters.count(reason);
                     }
                 }
@@ -326,7 +326,7 @@ impl Shard {
         counters: &mut Counters,
         settings: &Settings,
     ) -> Result<(), Reason> {
-        let vip = crate::flow::ip_endpoint(&shadow.client.local);
+        let vip = crate::flow::ip_endpoint(&shadow.client().local);
         let listener = listener_of(settings, vip.addr, vip.port).ok_or(Reason::NotForUs)?;
         let with = Restoration {
             now,
@@ -335,8 +335,9 @@ impl Shard {
             hold: settings.hold,
             clock_lead,
             listener,
+            tls: &settings.listeners[listener].tls,
         };
-        let mut flow = Flow::restore(id, shadow, &with).ok_or(Reason::PeerMalformed)?;
+        let mut flow = Flow::restore(id, shadow, &with)?;
         let effects = &mut self.effects;
         flow.replicate(&mut Turn { now, replicas, effects, counters, hold: settings.hold });
         self.insert(flow);
@@ -352,6 +353,7 @@ impl Shard {
     ) -> Option<usize> {
         let slot = self.flows.get_mut(&id)?;
         let leg = match side {
+            Side::Client if slot.flow.is_mute() => return None,
             Side::Client => &mut slot.flow.client,
             _ => slot.flow.backend_mut()?,
         };
@@ -371,7 +373,7 @@ impl Shard {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {
                 slot.flow.apply(effect);
-                if slot.flow.is_lingering() {
+                if slot.flow.is_ending() {
                     self.touch(id);
                 }
                 self.reschedule(now, id);
@@ -442,7 +444,8 @@ impl Shard {
     /// Notes which legs want to transmit, and when the flow's next timer runs out.
     fn reschedule(&mut self, now: Instant, id: FlowId) {
         let Some(slot) = self.flows.get_mut(&id) else { return };
-        if !slot.client_ready && slot.flow.client.connection.wants_transmit(now) {
+        let speaks = !slot.flow.is_mute() && slot.flow.client.connection.wants_transmit(now);
+        if !slot.client_ready && speaks {
             slot.client_ready = true;
             self.client_ready.push_back(id);
         }

@@ -17,7 +17,7 @@ pub use persist::{Restoration, ip_endpoint};
 use core::ops::Range;
 use std::collections::VecDeque;
 
-use relay_abi::peer::{Delivered, Settled};
+use relay_abi::peer::{Delivered, Message, Settled};
 
 use crate::frame::{EthernetAddress, IpEndpoint};
 use crate::id::FlowId;
@@ -51,16 +51,25 @@ pub struct Flow {
 
 /// How far a flow has come.
 pub enum Stage {
-    /// The TLS handshake; nothing is replicated.
+    /// The TLS handshake: another relay would repeat it.
     Handshaking(Box<Handshaking>),
-    /// The backend is dialed; nothing is replicated.
+    /// The backend is dialed: another relay would dial anew.
     Dialing(Box<Dialing>),
-    /// Replicated: any relay of the view can go on with it.
+    /// Established: another relay goes on with both connections.
     Open(Box<Open>),
-    /// The client is told why it is not served.
-    Farewell { until: Instant },
+    /// The client is told why it is not served; followers know of nothing any more.
+    Farewell(Farewell),
     /// Nothing is left to do.
     Over,
+}
+
+/// The last words to a client that is not served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Farewell {
+    /// No follower knows the flow, so that the words are ours alone.
+    released: bool,
+    /// The client has to have taken them by then.
+    until: Option<Instant>,
 }
 
 /// What a flow wants from the shard.
@@ -77,6 +86,8 @@ pub enum Next {
 /// Something that is released when every gate holds what determines it (rule 10).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// The client may hear from us: acknowledgements up to `ack`, our stream up to `send`.
+    Answer { ack: u64, send: u64 },
     /// EST is committed: the third ACK and data may go to the backend (rule 12).
     Established,
     /// The client leg may send up to this offset; the FIN counts.
@@ -110,7 +121,7 @@ impl Flow {
         match &self.stage {
             Stage::Dialing(dialing) => dialing.backend.as_ref(),
             Stage::Open(open) => Some(&open.backend),
-            Stage::Handshaking(_) | Stage::Farewell { .. } | Stage::Over => None,
+            Stage::Handshaking(_) | Stage::Farewell(_) | Stage::Over => None,
         }
     }
 
@@ -119,13 +130,33 @@ impl Flow {
         match &mut self.stage {
             Stage::Dialing(dialing) => dialing.backend.as_mut(),
             Stage::Open(open) => Some(&mut open.backend),
-            Stage::Handshaking(_) | Stage::Farewell { .. } | Stage::Over => None,
+            Stage::Handshaking(_) | Stage::Farewell(_) | Stage::Over => None,
         }
     }
 
     /// Whether backups know this flow.
     pub fn is_replicated(&self) -> bool {
-        matches!(&self.stage, Stage::Open(open) if !open.is_ended())
+        match &self.stage {
+            Stage::Handshaking(handshaking) => handshaking.is_told(),
+            Stage::Dialing(_) => true,
+            Stage::Open(open) => !open.is_ended(),
+            Stage::Farewell(_) | Stage::Over => false,
+        }
+    }
+
+    /// Whether nothing may be said to the client yet, not even an ACK. Before the flow is replicated
+    /// it is in the SYN cookie alone, which the client has to go on echoing.
+    pub fn is_mute(&self) -> bool {
+        match &self.stage {
+            Stage::Handshaking(handshaking) => !handshaking.is_known,
+            Stage::Farewell(farewell) => !farewell.released,
+            Stage::Dialing(_) | Stage::Open(_) | Stage::Over => false,
+        }
+    }
+
+    /// Whether it has to be served again after an effect.
+    pub fn is_ending(&self) -> bool {
+        self.is_lingering() || matches!(self.stage, Stage::Farewell(_))
     }
 
     /// Whether only this node still knows the flow: its end is replicated, and what is left is
@@ -156,26 +187,29 @@ impl Flow {
                 open.service(self.id, &mut self.client, turn);
                 if open.is_over(&self.client) { Next::Over } else { Next::Wait }
             }
-            Stage::Farewell { until } => {
-                if *until <= turn.now {
-                    self.client.connection.abort();
-                }
-                match self.client.connection.phase() {
-                    // The RST has to leave before the flow is forgotten.
-                    Phase::Closed(_) if !self.client.connection.wants_transmit(turn.now) => {
-                        Next::Over
-                    }
-                    _ => Next::Wait,
-                }
-            }
+            Stage::Farewell(farewell) => farewell.service(&mut self.client.connection, turn.now),
             Stage::Over => Next::Over,
         }
     }
 
     /// Lets go what was committed.
     pub fn apply(&mut self, effect: Effect) {
-        if let Stage::Open(open) = &mut self.stage {
-            open.apply(&mut self.client, effect);
+        let client = &mut self.client.connection;
+        if let Effect::Answer { ack, send } = effect {
+            client.set_ack_limit(ack);
+            client.set_send_limit(send);
+        }
+        match (&mut self.stage, effect) {
+            (Stage::Handshaking(handshaking), Effect::Answer { .. }) => handshaking.is_known = true,
+            (Stage::Farewell(farewell), Effect::Answer { send: u64::MAX, .. }) => {
+                farewell.released = true;
+            }
+            (Stage::Farewell(farewell), Effect::Abort) => {
+                client.abort();
+                farewell.released = true;
+            }
+            (Stage::Open(open), effect) => open.apply(&mut self.client, effect),
+            _ => {}
         }
     }
 
@@ -193,7 +227,7 @@ impl Flow {
             Stage::Handshaking(handshaking) => Some(handshaking.until),
             Stage::Dialing(dialing) => Some(dialing.until),
             Stage::Open(open) => open.poll_timeout(&self.client),
-            Stage::Farewell { until } => Some(*until),
+            Stage::Farewell(farewell) => farewell.until,
             Stage::Over => None,
         };
         let backend = self.backend().and_then(|leg| leg.connection.poll_timeout());
@@ -207,7 +241,7 @@ impl Flow {
             Stage::Handshaking(_) => ("handshake", None),
             Stage::Dialing(_) => ("connecting", None),
             Stage::Open(open) => (open.state_name(&self.client), Some(open)),
-            Stage::Farewell { .. } => ("refused", None),
+            Stage::Farewell(_) => ("refused", None),
             Stage::Over => ("over", None),
         };
         Description {
@@ -225,16 +259,41 @@ impl Flow {
         }
     }
 
-    /// Sends what the client is told last, and waits until it has it.
-    fn say_farewell(&mut self, now: Instant, bytes: &[u8]) {
-        let connection = &mut self.client.connection;
-        if !bytes.is_empty() {
-            connection.write(bytes);
+    /// Ends the stream to the client with these bytes. They leave when followers have forgotten the
+    /// flow: none of them could send the very same.
+    fn say_farewell(&mut self, bytes: &[u8], turn: &mut Turn<'_>) {
+        self.client.connection.write(bytes);
+        self.client.connection.finish();
+        self.part(Effect::Answer { ack: u64::MAX, send: u64::MAX }, turn);
+    }
+
+    /// Resets the client's connection, if it is not over.
+    fn give_up(&mut self, turn: &mut Turn<'_>) {
+        self.part(Effect::Abort, turn);
+    }
+
+    fn part(&mut self, effect: Effect, turn: &mut Turn<'_>) {
+        let known = !matches!(&self.stage, Stage::Handshaking(h) if !h.is_told());
+        self.stage = Stage::Farewell(Farewell::default());
+        if known {
+            let lsn = turn.replicas.push(Some(self.id), &Message::End { flow: self.id.0 });
+            turn.effects.push_back((lsn, self.id, effect));
+        } else {
+            self.apply(effect);
         }
-        connection.finish();
-        connection.set_send_limit(u64::MAX);
-        connection.set_ack_limit(u64::MAX);
-        self.stage = Stage::Farewell { until: now + FAREWELL_MAX };
+    }
+}
+
+impl Farewell {
+    fn service(&mut self, client: &mut Connection, now: Instant) -> Next {
+        if self.released && *self.until.get_or_insert(now + FAREWELL_MAX) <= now {
+            client.abort();
+        }
+        match client.phase() {
+            // The RST has to leave before the flow is forgotten.
+            Phase::Closed(_) if !client.wants_transmit(now) => Next::Over,
+            _ => Next::Wait,
+        }
     }
 }
 

@@ -51,7 +51,8 @@ enum Ending {
 impl Open {
     /// A flow whose backend has just answered.
     pub(super) fn new(dialing: Dialing, turn: &Turn<'_>) -> Option<Self> {
-        let Dialing { established, output, read, backend, .. } = dialing;
+        let Dialing { established, input, output, backend, .. } = dialing;
+        let read = input.len() as u64;
         let (send, receive) = (&established.send, &established.receive);
         let settled = Settled {
             client: read,
@@ -180,6 +181,7 @@ impl Open {
     pub(super) fn apply(&mut self, client: &mut Leg, effect: Effect) {
         let (client, backend) = (&mut client.connection, &mut self.backend.connection);
         match effect {
+            Effect::Answer { .. } => {}
             Effect::Established => {
                 backend.release_handshake();
                 backend.set_send_limit(u64::MAX);
@@ -335,7 +337,7 @@ impl Open {
 impl Flow {
     /// Tells every follower about the flow as a whole, and lets it go on when they know.
     pub fn replicate(&mut self, turn: &mut Turn<'_>) {
-        let Stage::Open(open) = &self.stage else { return };
+        let Stage::Open(open) = &self.stage else { return self.replicate_opening(turn) };
         let base = self.base(open);
         let lsn = turn.replicas.push(Some(self.id), &Message::Base(base));
         turn.effects.push_back((lsn, self.id, Effect::Established));

@@ -6,14 +6,16 @@ use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Timestamps};
 
 use super::down::Down;
 use super::up::Up;
-use super::{Flow, Leg, Open, Stage};
+use super::{Flow, Handshaking, Leg, Open, Stage};
 use crate::canary::{Canary, breaks};
 use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
+use crate::reason::Reason;
 use crate::relay::{Hold, Log};
-use crate::replica::{Pieces, Shadow};
+use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
 use crate::tcp::{self, Connection, State};
 use crate::time::{Duration, Instant};
+use crate::tls::{Handshake, ServerConfig};
 
 /// The old owner may have sent this much to a backend that nobody else knows of: the largest
 /// window (RFC 7323 section 2.3).
@@ -28,6 +30,8 @@ pub struct Restoration<'a> {
     /// Added to TCP timestamps so that they go on above the former owner's, in milliseconds.
     pub clock_lead: u32,
     pub listener: usize,
+    /// The listener's.
+    pub tls: &'a ServerConfig,
 }
 
 impl Flow {
@@ -64,9 +68,50 @@ impl Flow {
         }
     }
 
-    /// The flow that a shadow describes. None when the shadow makes no sense, which only a faulty
-    /// owner can cause.
-    pub fn restore(id: FlowId, mut shadow: Shadow, with: &Restoration<'_>) -> Option<Self> {
+    /// The flow that a shadow describes.
+    ///
+    /// # Errors
+    /// When the shadow makes no sense, which only a faulty owner can cause; or when a handshake
+    /// cannot be repeated, because this node is configured otherwise.
+    pub fn restore(id: FlowId, shadow: Shadow, with: &Restoration<'_>) -> Result<Self, Reason> {
+        match shadow {
+            Shadow::Opening(shadow) => Flow::restore_opening(id, &shadow, with),
+            Shadow::Open(shadow) => {
+                Flow::restore_open(id, *shadow, with).ok_or(Reason::PeerMalformed)
+            }
+        }
+    }
+
+    /// Repeats the handshake. If it was complete, the flow goes on to dial.
+    fn restore_opening(
+        id: FlowId,
+        shadow: &OpeningShadow,
+        with: &Restoration<'_>,
+    ) -> Result<Self, Reason> {
+        let (consumed, rest) = shadow.input.split_at(shadow.consumed);
+        let handshake = Handshake::replay(with.tls, consumed, &shadow.journal)
+            .map_err(|error| error.reason())?;
+        let mut state = state(&shadow.client, with).ok_or(Reason::PeerMalformed)?;
+        state.sent_max = handshake.output().len() as u64;
+        state.retained = consumed.len() as u64;
+        state.wire_ack = shadow.input.len() as u64;
+        state.right_edge = state.wire_ack + with.client_config.receive_buffer as u64;
+        let mut client = Connection::restore(with.client_config, &state, with.now)
+            .map_err(|_| Reason::PeerMalformed)?;
+        client.insert_received(state.retained, rest);
+        client.write(handshake.output());
+        client.wake();
+        let handshaking = Handshaking::restored(handshake, shadow.input.len(), with.now);
+        Ok(Flow {
+            id,
+            listener: with.listener,
+            client: leg(client, &shadow.client),
+            stage: Stage::Handshaking(Box::new(handshaking)),
+            created_ms: shadow.created_ms,
+        })
+    }
+
+    fn restore_open(id: FlowId, mut shadow: OpenShadow, with: &Restoration<'_>) -> Option<Self> {
         if breaks(Canary::FrameAnew) {
             shadow.log = Log::new(shadow.log.delivered(), shadow.suite.record_len(0));
         }
@@ -108,7 +153,7 @@ impl Flow {
 }
 
 /// The backend leg: what the old owner had sent beyond R is not known.
-fn state_of_backend(shadow: &Shadow, with: &Restoration<'_>) -> Option<State> {
+fn state_of_backend(shadow: &OpenShadow, with: &Restoration<'_>) -> Option<State> {
     let mut state = state(&shadow.backend, with)?;
     state.acked = shadow.up.backend + u64::from(shadow.up.fin);
     state.sent_max = shadow.up.backend + UNKNOWN_SENT_MAX;
@@ -177,7 +222,7 @@ fn leg(connection: Connection, leg: &WireLeg) -> Leg {
     Leg { connection, next_hop: Some(EthernetAddress(leg.next_hop)) }
 }
 
-fn wire_leg(leg: &Leg) -> WireLeg {
+pub(super) fn wire_leg(leg: &Leg) -> WireLeg {
     let state = leg.connection.save();
     WireLeg {
         local: endpoint(&state.tuple.local),

@@ -6,7 +6,7 @@ use super::Node;
 use crate::flow::Description;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Counters;
-use crate::replica::{Role, Shadows, Standing, Status};
+use crate::replica::{Role, Shadow, Shadows, Standing, Status};
 use crate::time::{Duration, Instant};
 
 /// A node at a glance.
@@ -101,10 +101,14 @@ impl Node {
     /// How much waits in this node.
     pub fn load(&self) -> Load {
         let peers = self.replicas.peers.iter();
+        let held = self.shadows.iter().map(|(_, shadow)| match shadow {
+            Shadow::Opening(opening) => opening.input.len(),
+            Shadow::Open(open) => open.held_bytes(),
+        });
         Load {
             backlog: peers.map(|peer| peer.link.outbox_ref().backlog()).max().unwrap_or(0),
             effects: self.shard.effects_len(),
-            held: self.shadows.iter().map(|(_, shadow)| shadow.held_bytes()).max().unwrap_or(0),
+            held: held.max().unwrap_or(0),
         }
     }
 

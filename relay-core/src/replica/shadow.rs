@@ -1,5 +1,9 @@
 //! What a backup keeps of a flow: enough to go on with it.
 
+mod opening;
+
+pub use opening::OpeningShadow;
+
 use core::ops::Range;
 use std::collections::BTreeMap;
 
@@ -16,7 +20,16 @@ pub const SHADOW_STREAM_MAX: usize = 20 * 1024 * 1024;
 
 /// A flow as a backup knows it.
 #[derive(Clone)]
-pub struct Shadow {
+pub enum Shadow {
+    /// In its TLS handshake, or behind it and without a backend.
+    Opening(Box<OpeningShadow>),
+    /// Established: the backend is chosen for good.
+    Open(Box<OpenShadow>),
+}
+
+/// An established flow as a backup knows it.
+#[derive(Clone)]
+pub struct OpenShadow {
     pub client: Leg,
     pub backend: Leg,
     pub suite: Suite,
@@ -76,19 +89,28 @@ impl Shadows {
     pub fn apply(&mut self, message: &Message<'_>) -> Result<(), Reason> {
         match message {
             Message::View(_) => Ok(()),
+            Message::Opening(opening) => {
+                let shadow = OpeningShadow::new(opening).ok_or(Reason::PeerMalformed)?;
+                self.base(FlowId(opening.flow), Shadow::Opening(Box::new(shadow)));
+                Ok(())
+            }
+            Message::Transcript { flow, offset, input, consumed, journal } => {
+                match self.flows.get_mut(&FlowId(*flow)) {
+                    Some(Shadow::Opening(shadow)) => {
+                        shadow.append((*offset, input), *consumed, journal)
+                    }
+                    _ => Err(Reason::PeerMalformed),
+                }
+            }
             Message::Base(base) => {
-                let mut shadow = Shadow::new(base).ok_or(Reason::PeerMalformed)?;
-                let id = FlowId(base.flow);
+                let mut shadow = OpenShadow::new(base).ok_or(Reason::PeerMalformed)?;
                 if breaks(Canary::MergeBase)
-                    && let Some(mut old) = self.flows.remove(&id)
+                    && let Some(Shadow::Open(mut old)) = self.flows.remove(&FlowId(base.flow))
                 {
                     base.entries.iter().for_each(|entry| _ = old.log.push(*entry));
                     shadow.log = old.log;
                 }
-                if let Some(named) = &mut self.named {
-                    named.insert(id);
-                }
-                self.flows.insert(id, shadow);
+                self.base(FlowId(base.flow), Shadow::Open(Box::new(shadow)));
                 Ok(())
             }
             Message::BasesEnd => {
@@ -101,24 +123,45 @@ impl Shadows {
                 self.flows.remove(&FlowId(*flow));
                 Ok(())
             }
-            Message::Entries { flow, index, entries } => self.flow(*flow)?.append(*index, entries),
+            Message::Entries { flow, index, entries } => self.open(*flow)?.append(*index, entries),
             Message::Progress { flow, up, down, window } => {
-                let shadow = self.flow(*flow)?;
+                let shadow = self.open(*flow)?;
                 shadow.client.window = *window;
                 shadow.progress(*up, *down)
             }
             Message::Data { flow, direction, offset, fin, bytes } => {
-                self.flow(*flow)?.data(*direction, *offset, *fin, bytes)
+                self.open(*flow)?.data(*direction, *offset, *fin, bytes)
             }
         }
     }
 
-    fn flow(&mut self, id: u64) -> Result<&mut Shadow, Reason> {
-        self.flows.get_mut(&FlowId(id)).ok_or(Reason::PeerMalformed)
+    /// Whatever was known about the flow is void (rule 7).
+    fn base(&mut self, id: FlowId, shadow: Shadow) {
+        if let Some(named) = &mut self.named {
+            named.insert(id);
+        }
+        self.flows.insert(id, shadow);
+    }
+
+    fn open(&mut self, id: u64) -> Result<&mut OpenShadow, Reason> {
+        match self.flows.get_mut(&FlowId(id)) {
+            Some(Shadow::Open(shadow)) => Ok(shadow),
+            _ => Err(Reason::PeerMalformed),
+        }
     }
 }
 
 impl Shadow {
+    /// The client leg.
+    pub fn client(&self) -> &Leg {
+        match self {
+            Shadow::Opening(shadow) => &shadow.client,
+            Shadow::Open(shadow) => &shadow.client,
+        }
+    }
+}
+
+impl OpenShadow {
     fn new(base: &Base<'_>) -> Option<Self> {
         let suite = Suite::from_id(base.suite)?;
         let keys = |keys: &relay_abi::peer::Keys<'_>| {
@@ -129,7 +172,7 @@ impl Shadow {
         for entry in &base.entries {
             log.push(*entry);
         }
-        Some(Shadow {
+        Some(OpenShadow {
             client: base.client,
             backend: base.backend,
             suite,

@@ -4,10 +4,11 @@ use relay_abi::bucket::{self, BUCKETS};
 
 use super::{Shard, words};
 use crate::config::{Settings, Side};
-use crate::flow::Leg;
+use crate::flow::{Leg, Turn};
 use crate::frame::{IpAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
-use crate::reason::Reason;
+use crate::reason::{Counters, Reason};
+use crate::replica::Replicas;
 use crate::tcp::Connection;
 use crate::time::Instant;
 
@@ -21,8 +22,9 @@ impl Shard {
     /// When no backend has a free source port.
     pub(super) fn dial(
         &mut self,
-        now: Instant,
+        (now, replicas): (Instant, &mut Replicas),
         id: FlowId,
+        counters: &mut Counters,
         settings: &Settings,
     ) -> Result<(), Reason> {
         let Some(slot) = self.flows.get_mut(&id) else { return Ok(()) };
@@ -56,7 +58,8 @@ impl Shard {
                 Ok(())
             }
             None => {
-                slot.flow.fail_dialing(now);
+                let (effects, hold) = (&mut self.effects, settings.hold);
+                slot.flow.fail_dialing(&mut Turn { now, replicas, effects, counters, hold });
                 Err(Reason::PortExhausted)
             }
         };

@@ -159,8 +159,12 @@ impl Handshake {
             self.record(record, output)?;
             rest = behind;
         }
-        let complete = !self.connection.is_handshaking();
-        Ok(Progress { consumed: input.len() - rest.len(), complete })
+        Ok(Progress { consumed: input.len() - rest.len(), complete: self.is_complete() })
+    }
+
+    /// Whether both sides have finished: no more input is wanted.
+    pub fn is_complete(&self) -> bool {
+        !self.connection.is_handshaking()
     }
 
     /// What has to be replicated beside [`Self::input`]: it only ever grows at its end. At most

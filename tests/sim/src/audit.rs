@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
-use relay_abi::peer::{Direction, Endpoint};
+use relay_abi::peer::{Direction, Endpoint, Leg};
 use relay_core::node::{Load, Node};
 use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 
@@ -68,7 +68,7 @@ pub struct Cover {
 struct Covered {
     iss: u32,
     irs: u32,
-    /// End of what the log determines; None: everything (toward backends).
+    /// End of what the log determines; None: not known from the log.
     sendable: Option<u64>,
     /// What may be acknowledged.
     held: Vec<Range<u64>>,
@@ -104,16 +104,22 @@ impl Cover {
     }
 
     fn cover(&mut self, shadow: &Shadow) {
-        let log = &shadow.log;
-        let sendable = log.end().client + u64::from(log.is_finished());
-        for (leg, sendable, direction) in [
-            (&shadow.client, Some(sendable), Direction::Up),
-            (&shadow.backend, None, Direction::Down),
-        ] {
-            let held = shadow.holds(direction);
-            let covered = Covered { iss: leg.iss, irs: leg.irs, sendable, held };
-            self.streams.insert((socket(&leg.local), socket(&leg.remote)), covered);
+        match shadow {
+            // What was said follows from the journal, which only a handshake can read.
+            Shadow::Opening(opening) => {
+                self.leg(&opening.client, None, vec![0..opening.input.len() as u64]);
+            }
+            Shadow::Open(open) => {
+                let sendable = open.log.end().client + u64::from(open.log.is_finished());
+                self.leg(&open.client, Some(sendable), open.holds(Direction::Up));
+                self.leg(&open.backend, None, open.holds(Direction::Down));
+            }
         }
+    }
+
+    fn leg(&mut self, leg: &Leg, sendable: Option<u64>, held: Vec<Range<u64>>) {
+        let covered = Covered { iss: leg.iss, irs: leg.irs, sendable, held };
+        self.streams.insert((socket(&leg.local), socket(&leg.remote)), covered);
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 use core::time::Duration;
 
 use common::step;
-use sim::plan::{End, Plan};
+use sim::plan::{End, Plan, Version};
 use sim::run;
 use sim::script::{Action::*, Options, When::*, Who::*};
 
@@ -45,6 +45,12 @@ fn exchange(first_to_close: End) -> Plan {
 fn bytes_survive_a_crash_after_every_frame() {
     crash_everywhere(&exchange(End::Backend), Some(Duration::from_millis(2)));
     crash_everywhere(&exchange(End::Client), Some(Duration::from_millis(2)));
+}
+
+#[test]
+fn a_tls12_connection_survives_a_crash_after_every_frame() {
+    let plan = Plan { version: Version::Tls12, ..exchange(End::Backend) };
+    crash_everywhere(&plan, Some(Duration::from_millis(2)));
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn replayed_and_forged_cluster_datagrams_change_nothing() {
         // Now most of what is repeated is of an old incarnation.
         step(InSync, Replay),
         step(Moved(50_000), Replay),
+        step(Moved(50_000), Replay),
         step(InSync, Crash(Owner, 3)),
     ];
     let report = check(15, &Options::new(transfers(2, 400_000, 400_000), steps));

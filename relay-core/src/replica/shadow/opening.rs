@@ -1,0 +1,56 @@
+//! A handshake as a backup knows it: what the client said, and what the crypto provider answered.
+
+use relay_abi::peer::{Leg, Opening};
+use zeroize::Zeroizing;
+
+use crate::reason::Reason;
+use crate::tls::{MAX_HANDSHAKE_INPUT, MAX_JOURNAL, MAX_RECORD};
+
+/// Whole records of a handshake, and one more that is not whole.
+const INPUT_MAX: usize = MAX_HANDSHAKE_INPUT + MAX_RECORD;
+
+/// A flow that has no backend yet.
+#[derive(Clone)]
+pub struct OpeningShadow {
+    pub client: Leg,
+    /// The client's stream from offset 0.
+    pub input: Vec<u8>,
+    /// Bytes of `input` that were fed to the handshake.
+    pub consumed: usize,
+    pub journal: Zeroizing<Vec<u8>>,
+    pub created_ms: u64,
+}
+
+impl OpeningShadow {
+    pub(super) fn new(opening: &Opening<'_>) -> Option<Self> {
+        let mut shadow = OpeningShadow {
+            client: opening.client,
+            input: Vec::new(),
+            consumed: 0,
+            journal: Zeroizing::new(Vec::with_capacity(MAX_JOURNAL)),
+            created_ms: opening.created_ms,
+        };
+        shadow.append((0, opening.input), opening.consumed, opening.journal).ok()?;
+        Some(shadow)
+    }
+
+    pub(super) fn append(
+        &mut self,
+        (offset, input): (u32, &[u8]),
+        consumed: u32,
+        journal: &[u8],
+    ) -> Result<(), Reason> {
+        let consumed = consumed as usize;
+        let length = self.input.len() + input.len();
+        if offset as usize != self.input.len() || !(self.consumed..=length).contains(&consumed) {
+            return Err(Reason::PeerMalformed);
+        }
+        if length > INPUT_MAX || self.journal.len() + journal.len() > MAX_JOURNAL {
+            return Err(Reason::WindowExceeded);
+        }
+        self.input.extend_from_slice(input);
+        self.journal.extend_from_slice(journal);
+        self.consumed = consumed;
+        Ok(())
+    }
+}
