@@ -8,7 +8,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::host::{Buffers, Host};
-use crate::plan::{Direction, REQUEST, Request, content, difference};
+use crate::plan::{Direction, REQUEST, Request, content, difference, is_awake, turns_over};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 4096;
@@ -70,9 +70,11 @@ impl Backend {
 
     /// When [`Backend::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        let reads = self.services.iter().filter_map(|service| {
-            let (request, at) = service.request?;
-            Some(at + request.reads_after).filter(|at| *at > now)
+        let busy = self.services.iter().filter(|service| !service.over);
+        let requests = busy.filter_map(|service| service.request);
+        let reads = requests.flat_map(|(request, at)| {
+            let times = [Some(at + request.reads_after), turns_over(now, at, request.naps)];
+            times.into_iter().flatten().filter(|at| *at > now)
         });
         reads.chain(self.host.poll_at(now)).min()
     }
@@ -141,7 +143,7 @@ impl Service {
         }
         self.read_request(now, socket);
         let Some((request, since)) = self.request else { return Ok(()) };
-        if now >= since + request.reads_after {
+        if now >= since + request.reads_after && is_awake(now, since, request.naps) {
             self.read(&request, socket)?;
         }
         self.write(&request, socket);

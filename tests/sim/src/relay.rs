@@ -18,6 +18,9 @@ const BATCH: usize = 64;
 /// A turn cannot be repeated sooner than this.
 const TURN: Duration = Duration::from_micros(1);
 
+/// A full ring has room again after this time.
+const RING_DRAINS: Duration = Duration::from_micros(200);
+
 /// A machine.
 #[derive(Default)]
 pub struct Relay {
@@ -28,10 +31,16 @@ pub struct Relay {
     deaf: bool,
     /// Its cluster interface loses what it sends.
     pub muted_until: Option<Instant>,
+    /// Its turns are this far apart, until then.
+    pub slow: Option<(Duration, Instant)>,
+    /// So many frames leave each interface in one turn, until then.
+    pub clogged: Option<(usize, Instant)>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
     ring: VecDeque<(Side, Vec<u8>)>,
     wake_at: Option<Instant>,
+    /// The next turn is not before.
+    lazy_until: Instant,
 }
 
 /// What a machine did.
@@ -60,7 +69,8 @@ impl Relay {
             return;
         }
         self.ring.push_back((side, frame));
-        self.wake_at = Some(self.wake_at.map_or(now, |at| at.min(now)));
+        let at = now.max(self.lazy_until);
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
     /// Switches the machine on.
@@ -96,9 +106,12 @@ impl Relay {
                 turned.resolve.push(address);
             }
         }
+        let clogged = self.clogged.filter(|(_, until)| now < *until);
+        let frames_max = clogged.map_or(usize::MAX, |(frames, _)| frames);
         let mut buffer = [0; 2048];
         for side in [Side::Cluster, Side::Client, Side::Backend] {
-            while let Some(length) = node.poll_transmit(now, side, &mut buffer) {
+            for _ in 0..frames_max {
+                let Some(length) = node.poll_transmit(now, side, &mut buffer) else { break };
                 if self.cut_after == Some(0) {
                     break;
                 }
@@ -107,7 +120,10 @@ impl Relay {
             }
         }
         let again = if self.ring.is_empty() { node.poll_timeout() } else { Some(now) };
-        self.wake_at = again.map(|at| at.max(now + TURN));
+        let lag = self.slow.filter(|(_, until)| now < *until).map_or(TURN, |(lag, _)| lag);
+        self.lazy_until = now + lag;
+        let drain = clogged.map(|_| now + RING_DRAINS);
+        self.wake_at = again.into_iter().chain(drain).min().map(|at| at.max(self.lazy_until));
         if self.cut_after.take().is_some() {
             turned.died = true;
             *self = Relay::default();

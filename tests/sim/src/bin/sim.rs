@@ -75,7 +75,7 @@ fn canaries() -> bool {
     let mut good = true;
     for (trial, verdict) in sim::canary::run_all() {
         let name = format!("{:?}", trial.canary);
-        match verdict.caught {
+        match &verdict.caught {
             Some((seed, how)) => println!("{name:<20} seed {seed} of {}: {how}", trial.seeds),
             None => println!("{name:<20} NOT NOTICED in {} seeds", trial.seeds),
         }
