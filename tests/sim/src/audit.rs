@@ -107,7 +107,8 @@ impl Cover {
         match shadow {
             // What was said follows from the journal, which only a handshake can read.
             Shadow::Opening(opening) => {
-                self.leg(&opening.client, None, vec![0..opening.input.len() as u64]);
+                let input = 0..opening.input.len() as u64;
+                self.leg(&opening.client, None, Vec::from([input]));
             }
             Shadow::Open(open) => {
                 let sendable = open.log.end().client + u64::from(open.log.is_finished());

@@ -85,6 +85,9 @@ impl World {
                 self.report.crashes += 1;
             }
             Action::Restart => {
+                if self.relays.iter().any(|relay| relay.cut_after.is_some()) {
+                    return false; // it dies at the end of its next turn
+                }
                 for index in 0..self.relays.len() {
                     if self.relays[index].node.is_none() {
                         let node = setup::node(index, &self.options, &mut self.random, self.now);

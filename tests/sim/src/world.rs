@@ -251,7 +251,7 @@ impl World {
                     self.relays[index].receive(self.now, side, frame);
                 }
                 (Port::Host, Side::Client) => self.clients.host.receive(frame),
-                (Port::Host, _) => self.backend.host.receive(frame),
+                (Port::Host, _) => self.backend.receive(frame),
             }
         }
         while let Some(entry) = self.resolutions.first_entry() {
