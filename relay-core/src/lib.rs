@@ -9,6 +9,7 @@
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("choose a crypto provider: feature `aws-lc-rs` (default) or `ring`");
 
+pub mod canary;
 pub mod config;
 mod crypto;
 mod entropy;

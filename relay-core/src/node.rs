@@ -4,7 +4,7 @@ mod answer;
 mod membership;
 mod report;
 
-pub use report::{NodeReport, PeerReport};
+pub use report::{Load, NodeReport, PeerReport};
 
 use std::collections::VecDeque;
 

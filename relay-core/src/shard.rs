@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use relay_abi::bucket;
 use smoltcp::wire::TcpControl;
 
+use crate::canary::{Canary, breaks};
 use crate::config::{Settings, Side};
 use crate::entropy::{Entropy, TupleHash};
 use crate::flow::{Description, Effects, Flow, FlowIds, Next, Restoration, Turn};
@@ -117,6 +118,11 @@ impl Shard {
     /// Bytes of all flows that backups hold as data.
     pub fn replicated_bytes(&self) -> u64 {
         self.replicated
+    }
+
+    /// Effects that wait for their commit.
+    pub fn effects_len(&self) -> usize {
+        self.effects.len()
     }
 
     /// What the operator is shown, in the order of the flows' ids.
@@ -374,7 +380,10 @@ impl Shard {
     }
 
     fn apply_committed(&mut self, now: Instant, replicas: &mut Replicas) {
-        let committed = replicas.committed();
+        let committed = match breaks(Canary::ReleaseBeforeCommit) {
+            true => replicas.last(),
+            false => replicas.committed(),
+        };
         while self.effects.front().is_some_and(|(lsn, _, _)| *lsn <= committed) {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {

@@ -9,6 +9,7 @@ pub mod content;
 pub mod demo;
 pub mod lab;
 pub mod shell;
+pub mod sim;
 pub mod soak;
 pub mod suite;
 pub mod tidy;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::lab::{How, Lab, Options, network};
-use xtask::{bench, demo, soak, suite, tidy};
+use xtask::{bench, demo, sim, soak, suite, tidy};
 
 mod ebpf;
 
@@ -27,6 +27,8 @@ enum Command {
     /// Benchmarks.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Whole nodes over a simulated network, many seeds.
+    Sim(sim::Options),
     /// All tests.
     Test(suite::Options),
     /// The end-to-end tests alone, with many losses in the midst of handshakes.
@@ -79,6 +81,7 @@ fn main() -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Bench(command) => bench::run(&command),
+        Command::Sim(options) => sim::run(&options),
         Command::Test(options) => suite::run(&options),
         Command::E2e(options) => suite::run_e2e(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -10,6 +10,9 @@ use crate::tls::{ContentType, DirectionState, MAX_PLAINTEXT, SealError, Sealer, 
 /// Records that are left under a key when a TLS 1.3 key is changed, or a TLS 1.2 flow closed.
 const RECORDS_LEFT_MIN: u64 = 1024;
 
+/// Plaintext of a record that is sealed for a window that may be closed, in bytes.
+const PROBE_LEN: usize = 64;
+
 const CLOSE_NOTIFY: (u8, u8) = (1, 0);
 const FATAL: u8 = 2;
 
@@ -123,7 +126,11 @@ impl Down {
                 continue; // whether there is room for data, too, has to be asked again
             }
             let available = (backend.received() - self.at.backend) as usize;
-            let budget = client.send_budget().min(client.send_space());
+            // Without bytes to send TCP would not ask after a window that is too small for a record,
+            // and what opened it may have been lost, or may have been told to a former owner alone.
+            let is_idle = client.acked() == client.written();
+            let probe = if is_idle { self.suite.record_len(PROBE_LEN) } else { 0 };
+            let budget = client.send_budget().max(probe).min(client.send_space());
             let length = available.min(budget.saturating_sub(self.suite.record_len(0)));
             let length = length.min(MAX_PLAINTEXT);
             if length == 0 {

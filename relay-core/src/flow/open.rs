@@ -6,6 +6,7 @@ use super::down::{Broken, Down};
 use super::opening::Dialing;
 use super::up::{Asked, Up, Violation};
 use super::{Effect, FAREWELL_MAX, Flow, Leg, Stage, Turn, is_broken, is_done};
+use crate::canary::{Canary, breaks};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
 use crate::replica::Lsn;
@@ -373,7 +374,9 @@ impl Flow {
         let lsn = turn.replicas.push(Some(self.id), &Message::Base(base));
         turn.effects.push_back((lsn, self.id, Effect::Established));
         let limit = open.down.log().end().client + u64::from(open.down.log().is_finished());
-        open.replicate_promised(self.id, &self.client, turn);
+        if !breaks(Canary::BaseWithoutData) {
+            open.replicate_promised(self.id, &self.client, turn);
+        }
         let lsn = turn.replicas.last();
         turn.effects.push_back((lsn, self.id, Effect::Send(limit)));
         let (up, down) = open.reported;

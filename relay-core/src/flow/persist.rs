@@ -7,10 +7,11 @@ use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Timestamps};
 use super::down::Down;
 use super::up::Up;
 use super::{Flow, Handshaking, Leg, Open, Stage};
+use crate::canary::{Canary, breaks};
 use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
 use crate::reason::Reason;
-use crate::relay::{Hold, HoldTime};
+use crate::relay::{Hold, HoldTime, Log};
 use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
 use crate::tcp::{self, Connection, State};
 use crate::time::Instant;
@@ -110,7 +111,10 @@ impl Flow {
         })
     }
 
-    fn restore_open(id: FlowId, shadow: OpenShadow, with: &Restoration<'_>) -> Option<Self> {
+    fn restore_open(id: FlowId, mut shadow: OpenShadow, with: &Restoration<'_>) -> Option<Self> {
+        if breaks(Canary::FrameAnew) {
+            shadow.log = Log::new(shadow.log.delivered(), shadow.suite.record_len(0));
+        }
         let delivered = shadow.log.delivered();
         let acked = delivered.client.checked_sub(shadow.raw.len() as u64)?;
         let end = shadow.log.end().client;

@@ -7,6 +7,7 @@ use core::cmp::Reverse;
 use relay_abi::peer::{Message, View};
 
 use super::{Command, Node, blank_replicas, blank_shard};
+use crate::canary::{Canary, breaks};
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Reason;
 use crate::replica::{Event, OUTBOX_MAX, Role, Standing};
@@ -60,7 +61,8 @@ impl Node {
             (Role::Owner, Role::Owner) => {
                 // Of two owners of one term the one with the longer history goes on.
                 let theirs = (status.term, status.view, Reverse(id));
-                if theirs > (self.view.term, self.view.number, Reverse(self.settings.node)) {
+                let ours = (self.view.term, self.view.number, Reverse(self.settings.node));
+                if theirs > ours && !breaks(Canary::IgnoreTerms) {
                     self.step_down(now, status.term);
                 }
             }
@@ -109,6 +111,11 @@ impl Node {
                 || self.view.term != self.promised
                 || peer.applied_epoch != epoch
             {
+                if breaks(Canary::IgnoreTerms) {
+                    peer.link.inbox().mark_applied();
+                    applied = true;
+                    continue;
+                }
                 break Err(Reason::PeerStaleTerm);
             }
             if let Err(reason) = self.shadows.apply(&message) {
@@ -165,6 +172,9 @@ impl Node {
     /// Whether this node may take over: it is in the in-sync set of the latest view it knows of.
     pub(super) fn is_eligible(&self) -> bool {
         let me = (self.settings.node.0, self.incarnation.0);
+        if breaks(Canary::TakeOverUnfit) {
+            return self.role == Role::Backup;
+        }
         self.role == Role::Backup
             && !self.doubtful
             && self.view.term == self.promised
@@ -179,7 +189,13 @@ impl Node {
             move |peer: &&crate::replica::Peer| peer.link.status().is_some_and(|s| s.role == role)
         };
         let all_known = living().count() == peers.len();
-        let looked = now - self.since >= self.settings.cluster.timeout * LOOK_TIMEOUTS;
+        // Who greets us is there and does not hear us: it may be an owner, and must not be deposed
+        // by a blank node as soon as it hears us again.
+        let timeout = self.settings.cluster.timeout;
+        let greets = |peer: &crate::replica::Peer| {
+            peer.link.last_greeted().is_some_and(|at| now - at < timeout)
+        };
+        let looked = now - self.since >= timeout * LOOK_TIMEOUTS && !peers.iter().any(greets);
         let settled = living().any(|p| role_of(Role::Owner)(&p) || role_of(Role::Backup)(&p));
         let first = living().all(|peer| self.settings.node < peer.id);
         // A blank node that nobody could have told of an owner must not claim to be one.
@@ -333,6 +349,9 @@ impl Node {
         }
         peer.put_out();
         peer.standing = Standing::Learning(None);
+        if breaks(Canary::CountUnbased) {
+            self.admit(index);
+        }
         self.replicas.push_to(index, &Message::View(self.view.clone()));
     }
 
@@ -340,7 +359,11 @@ impl Node {
         while self.replicas.peers[index].link.outbox_ref().backlog() < LEARNING_BACKLOG_MAX {
             let next = self.shard.next_replicated(upto);
             let Some(flow) = next else {
-                let end = self.replicas.push_to(index, &Message::BasesEnd);
+                let mut end = self.replicas.push_to(index, &Message::BasesEnd);
+                if breaks(Canary::PromoteUngated) {
+                    self.admit(index);
+                    end = self.replicas.push_to(index, &Message::View(self.view.clone()));
+                }
                 self.replicas.peers[index].standing = Standing::Proposed(end);
                 return;
             };
@@ -354,13 +377,18 @@ impl Node {
     }
 
     fn promote(&mut self, index: usize) {
-        let peer = &mut self.replicas.peers[index];
+        self.replicas.peers[index].standing = Standing::InSync;
+        self.admit(index);
+        self.commit_view();
+    }
+
+    /// Puts a peer into the view.
+    fn admit(&mut self, index: usize) {
+        let peer = &self.replicas.peers[index];
         let Some(incarnation) = peer.link.incarnation() else { return };
-        peer.standing = Standing::InSync;
         let member = (peer.id.0, incarnation.0);
         self.view.in_sync.retain(|(id, _)| *id != member.0);
         self.view.in_sync.push(member);
-        self.commit_view();
     }
 
     /// Removes a backup from the view, and with that from the gates.

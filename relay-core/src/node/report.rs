@@ -1,10 +1,12 @@
 //! What the operator is shown of a node.
 
+use relay_abi::peer::View;
+
 use super::Node;
 use crate::flow::Description;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Counters;
-use crate::replica::{Role, Standing, Status};
+use crate::replica::{Role, Shadow, Shadows, Standing, Status};
 use crate::time::{Duration, Instant};
 
 /// A node at a glance.
@@ -43,6 +45,17 @@ pub struct PeerReport {
     pub in_sync: bool,
 }
 
+/// What waits in a node, each of it bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Bytes that the slowest peer has not applied.
+    pub backlog: usize,
+    /// Effects that wait for their commit.
+    pub effects: usize,
+    /// Bytes that the largest shadow holds.
+    pub held: usize,
+}
+
 impl Node {
     /// The node at a glance.
     pub fn report(&self, now: Instant) -> NodeReport {
@@ -67,6 +80,35 @@ impl Node {
             takeovers: self.takeovers,
             takeover: self.takeover,
             peers,
+        }
+    }
+
+    /// Who owns, and who may take over.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// This life of the node.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What this node could go on with, if it is a backup.
+    pub fn shadows(&self) -> &Shadows {
+        &self.shadows
+    }
+
+    /// How much waits in this node.
+    pub fn load(&self) -> Load {
+        let peers = self.replicas.peers.iter();
+        let held = self.shadows.iter().map(|(_, shadow)| match shadow {
+            Shadow::Opening(opening) => opening.input.len(),
+            Shadow::Open(open) => open.held_bytes(),
+        });
+        Load {
+            backlog: peers.map(|peer| peer.link.outbox_ref().backlog()).max().unwrap_or(0),
+            effects: self.shard.effects_len(),
+            held: held.max().unwrap_or(0),
         }
     }
 

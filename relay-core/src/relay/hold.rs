@@ -8,6 +8,7 @@
 use core::ops::Range;
 
 use super::Ranges;
+use crate::canary::{Canary, breaks};
 use crate::time::{Duration, Instant};
 
 /// How long bytes wait to be settled before they are replicated as data.
@@ -73,6 +74,9 @@ impl Hold {
         received: u64,
         early: impl Iterator<Item = Range<u64>>,
     ) -> Vec<Range<u64>> {
+        if breaks(Canary::AckBeforeSettled) {
+            self.settled = received;
+        }
         self.measure(now, received);
         let Some(hold) = self.time() else { return Vec::new() };
         let from = self.pushed.contiguous_from(settled);
@@ -145,7 +149,8 @@ impl Hold {
 
     /// Only these ranges may be reported as received out of order.
     pub fn sackable(&self) -> &[Range<u64>] {
-        self.safe.above(self.ack_limit())
+        let safe = if breaks(Canary::SackUnreplicated) { &self.pushed } else { &self.safe };
+        safe.above(self.ack_limit())
     }
 
     /// Everything that a new replica has to be given as data, of the bytes from `settled` on:

@@ -56,6 +56,7 @@ pub struct Link {
     in_epoch: u32,
     status: Option<Status>,
     last_heard: Option<Instant>,
+    last_greeted: Option<Instant>,
     heartbeat_at: Instant,
     hello_at: Instant,
     ack_due: bool,
@@ -82,6 +83,7 @@ impl Link {
             in_epoch: 0,
             status: None,
             last_heard: None,
+            last_greeted: None,
             heartbeat_at: Instant::ZERO,
             hello_at: Instant::ZERO,
             ack_due: false,
@@ -102,6 +104,12 @@ impl Link {
     /// When the peer was heard last.
     pub fn last_heard(&self) -> Option<Instant> {
         self.last_heard
+    }
+
+    /// When the peer greeted last. It may be a replay, so it proves no life; but whoever greets
+    /// does not hear us, and may have been served by somebody else meanwhile.
+    pub fn last_greeted(&self) -> Option<Instant> {
+        self.last_greeted
     }
 
     /// A pause of ours must not count as the peer's silence, nor as its slowness.
@@ -139,7 +147,10 @@ impl Link {
     /// Takes in a datagram that claims to come from this peer.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8]) -> Result<Event, Reason> {
         let (payload, event) = match self.channel.open(datagram)? {
-            Opened::Hello => return Ok(Event::Greeted),
+            Opened::Hello => {
+                self.last_greeted = Some(now);
+                return Ok(Event::Greeted);
+            }
             Opened::Payload(payload) => (payload, Event::Heard),
             Opened::NewSession(payload) => (payload, Event::NewIncarnation),
         };

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use relay_abi::peer::Message;
 
+use crate::canary::{Canary, breaks};
 use crate::frame::EthernetAddress;
 use crate::id::{FlowId, NodeId};
 use crate::time::{Duration, Instant};
@@ -85,7 +86,11 @@ impl Peer {
 
     /// Whether releases wait for this peer (rule 4).
     pub fn is_gate(&self) -> bool {
-        matches!(self.standing, Standing::Proposed(_) | Standing::InSync)
+        match self.standing {
+            Standing::Proposed(_) => !breaks(Canary::PromoteUngated),
+            Standing::InSync => true,
+            Standing::Out | Standing::Learning(_) => false,
+        }
     }
 
     /// Stops sending messages; the stream begins anew when the peer learns again.

@@ -4,10 +4,12 @@ mod opening;
 
 pub use opening::OpeningShadow;
 
+use core::ops::Range;
 use std::collections::BTreeMap;
 
 use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Message, Settled};
 
+use crate::canary::{Canary, breaks};
 use crate::id::FlowId;
 use crate::reason::Reason;
 use crate::relay::Log;
@@ -101,7 +103,13 @@ impl Shadows {
                 }
             }
             Message::Base(base) => {
-                let shadow = OpenShadow::new(base).ok_or(Reason::PeerMalformed)?;
+                let mut shadow = OpenShadow::new(base).ok_or(Reason::PeerMalformed)?;
+                if breaks(Canary::MergeBase)
+                    && let Some(Shadow::Open(mut old)) = self.flows.remove(&FlowId(base.flow))
+                {
+                    base.entries.iter().for_each(|entry| _ = old.log.push(*entry));
+                    shadow.log = old.log;
+                }
                 self.base(FlowId(base.flow), Shadow::Open(Box::new(shadow)));
                 Ok(())
             }
@@ -195,7 +203,7 @@ impl OpenShadow {
 
     fn progress(&mut self, up: Settled, down: Delivered) -> Result<(), Reason> {
         if up.client >= self.up.client {
-            if up.generation != self.read.generation {
+            if up.generation != self.read.generation && !breaks(Canary::ForgetKeyUpdate) {
                 self.read =
                     self.read.ratchet_to(self.suite, up.generation).ok_or(Reason::PeerMalformed)?;
             }
@@ -207,7 +215,7 @@ impl OpenShadow {
             return Err(Reason::PeerMalformed);
         }
         let at = self.log.start();
-        if at.generation != self.write.generation {
+        if at.generation != self.write.generation && !breaks(Canary::ForgetKeyUpdate) {
             self.write =
                 self.write.ratchet_to(self.suite, at.generation).ok_or(Reason::PeerMalformed)?;
         }
@@ -217,6 +225,24 @@ impl OpenShadow {
         }
         self.down_data.trim(at.backend);
         Ok(())
+    }
+
+    /// What a new owner would have of a stream: what is settled, and the held bytes above it. A FIN
+    /// counts as one more byte.
+    pub fn holds(&self, direction: Direction) -> Vec<Range<u64>> {
+        let down = self.log.delivered();
+        let (settled, pieces) = match direction {
+            Direction::Up => (self.up.client + u64::from(self.up.fin), &self.up_data),
+            Direction::Down => (down.backend + u64::from(down.fin), &self.down_data),
+        };
+        let held = pieces.iter().map(|(offset, bytes)| offset..offset + bytes.len() as u64);
+        let fin = pieces.fin.map(|fin| fin..fin + 1);
+        core::iter::once(0..settled).chain(held).chain(fin).collect()
+    }
+
+    /// Bytes of both streams that are held.
+    pub fn held_bytes(&self) -> usize {
+        self.up_data.bytes + self.down_data.bytes
     }
 
     /// Where the handshake output ended is where W was as long as nothing was delivered.

@@ -8,6 +8,7 @@ use super::connection::Connection;
 use super::cookie::Accepted;
 use super::established::Piece;
 use super::state::Timestamps;
+use crate::canary::{Canary, breaks};
 use crate::frame::{IpAddress, TcpRepr, Tuple};
 use crate::time::Instant;
 
@@ -186,7 +187,10 @@ impl Connection {
     /// A pure ACK. Its sequence number is the highest that the peer can be expecting, since peers
     /// ignore the acknowledgement in a segment that is old (rule 16).
     pub(super) fn ack(&mut self, now: Instant) -> TcpRepr<'static> {
-        let offset = self.highest_expected();
+        let offset = match breaks(Canary::OldSequence) {
+            true => self.sender.una(),
+            false => self.highest_expected(),
+        };
         if core::mem::take(&mut self.wake_due) {
             self.woken_at = Some(offset);
         }

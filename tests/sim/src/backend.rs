@@ -8,7 +8,8 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::host::{Buffers, Host};
-use crate::plan::{Direction, REQUEST, Request, content, difference};
+use crate::plan::{Direction, REQUEST, Request, content, difference, is_awake, turns_over};
+use crate::wire;
 
 /// Bytes moved at a time.
 const CHUNK: usize = 4096;
@@ -17,6 +18,8 @@ const CHUNK: usize = 4096;
 pub struct Backend {
     pub host: Host,
     services: Vec<Service>,
+    /// The sequence number of the last SYN from each end.
+    opened: BTreeMap<SocketAddr, i32>,
     pub failures: Vec<String>,
     /// How often every request came: never twice.
     pub requests: BTreeMap<u64, u32>,
@@ -47,7 +50,13 @@ impl Backend {
                 Service::new(handle)
             })
             .collect();
-        Backend { host, services, failures: Vec::new(), requests: BTreeMap::new() }
+        Backend {
+            host,
+            services,
+            opened: BTreeMap::new(),
+            failures: Vec::new(),
+            requests: BTreeMap::new(),
+        }
     }
 
     /// Lets every connection do what it can.
@@ -68,11 +77,33 @@ impl Backend {
         self.host.poll(now);
     }
 
+    /// Takes in a frame. A SYN that comes twice belongs to the connection that it has opened:
+    /// smoltcp would open another one with the next listening socket.
+    pub fn receive(&mut self, frame: Vec<u8>) {
+        if let Some(seen) = wire::tcp(&frame).filter(|seen| seen.packet.syn()) {
+            let sequence = seen.packet.seq_number().0;
+            let known = self.opened.insert(seen.source, sequence) == Some(sequence);
+            let is_there = |service: &Service| {
+                let end =
+                    self.host.sockets.get::<Socket<'static>>(service.handle).remote_endpoint();
+                end.is_some_and(|end| {
+                    SocketAddr::new(IpAddr::from(end.addr), end.port) == seen.source
+                })
+            };
+            if known && self.services.iter().any(is_there) {
+                return;
+            }
+        }
+        self.host.receive(frame);
+    }
+
     /// When [`Backend::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        let reads = self.services.iter().filter_map(|service| {
-            let (request, at) = service.request?;
-            Some(at + request.reads_after).filter(|at| *at > now)
+        let busy = self.services.iter().filter(|service| !service.over);
+        let requests = busy.filter_map(|service| service.request);
+        let reads = requests.flat_map(|(request, at)| {
+            let times = [Some(at + request.reads_after), turns_over(now, at, request.naps)];
+            times.into_iter().flatten().filter(|at| *at > now)
         });
         reads.chain(self.host.poll_at(now)).min()
     }
@@ -141,7 +172,7 @@ impl Service {
         }
         self.read_request(now, socket);
         let Some((request, since)) = self.request else { return Ok(()) };
-        if now >= since + request.reads_after {
+        if now >= since + request.reads_after && is_awake(now, since, request.naps) {
             self.read(&request, socket)?;
         }
         self.write(&request, socket);

@@ -9,7 +9,9 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::host::{Buffers, Host};
-use crate::plan::{Conduct, Direction, End, Plan, Version, content, difference};
+use crate::plan::{
+    Conduct, Direction, End, Plan, Version, content, difference, is_awake, turns_over,
+};
 use crate::random::Random;
 use crate::tls;
 
@@ -108,8 +110,10 @@ impl Clients {
     /// When [`Clients::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         let own = self.flows.iter().filter(|flow| flow.outcome.is_none()).flat_map(|flow| {
-            [flow.begin, flow.begin + flow.plan.client_reads_after]
-                .map(|at| Some(at).filter(|at| *at > now))
+            let begun = now >= flow.begin;
+            let nap = begun.then(|| turns_over(now, flow.begin, flow.plan.naps)).flatten();
+            [Some(flow.begin), Some(flow.begin + flow.plan.client_reads_after), nap]
+                .map(|at| at.filter(|at| *at > now))
         });
         own.chain([self.host.poll_at(now)]).flatten().min()
     }
@@ -182,7 +186,8 @@ impl Client {
             socket.state(),
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
-        let awake = now >= self.begin + self.plan.client_reads_after;
+        let awake = now >= self.begin + self.plan.client_reads_after
+            && is_awake(now, self.begin, self.plan.naps);
         if (awake || self.tls.is_handshaking())
             && let Err(outcome) = self.read_all(socket)
         {

@@ -5,6 +5,7 @@ use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
 
 use crate::network::Port;
+use crate::relay::Relay;
 use crate::script::{Action, Step, When, Who};
 use crate::setup;
 use crate::world::World;
@@ -84,6 +85,9 @@ impl World {
                 self.report.crashes += 1;
             }
             Action::Restart => {
+                if self.relays.iter().any(|relay| relay.cut_after.is_some()) {
+                    return false; // it dies at the end of its next turn
+                }
                 for index in 0..self.relays.len() {
                     if self.relays[index].node.is_none() {
                         let node = setup::node(index, &self.options, &mut self.random, self.now);
@@ -99,7 +103,24 @@ impl World {
             }
             Action::Mute(who, time) => {
                 let Some(index) = self.find(who) else { return false };
-                self.relays[index].muted_until = Some(self.now + time);
+                // Both at a time is a cut of the cluster link, which splits the brain of two
+                // relays: see "What does not work yet" in the README.
+                let until = |relay: &Relay| relay.muted_until.is_some_and(|at| at > self.now);
+                if !self.relays.iter().any(until) {
+                    self.relays[index].muted_until = Some(self.now + time);
+                }
+            }
+            Action::Slow(who, lag, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].slow = Some((lag, self.now + time));
+            }
+            Action::Clog(who, frames, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].clogged = Some((frames, self.now + time));
+            }
+            Action::Cut(side, way, time) => {
+                self.network.cut(side, way, self.now + time);
+                self.disturbed = self.disturbed.max(self.now + time);
             }
             Action::Replay => self.replay(),
         }
@@ -148,6 +169,7 @@ impl World {
             self.excused.insert(id);
             if !open.contains(&port) {
                 self.wire.forget(port);
+                self.audit.forget(port);
             }
         }
     }

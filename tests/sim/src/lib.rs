@@ -4,11 +4,16 @@
 //!
 //! Time is virtual and everything follows from one seed: the same seed gives the same bytes.
 
+mod audit;
 mod backend;
+pub mod campaign;
+#[cfg(feature = "canary")]
+pub mod canary;
 mod client;
 mod faults;
 mod host;
 mod network;
+pub mod pcap;
 pub mod plan;
 mod random;
 mod relay;
@@ -21,7 +26,7 @@ mod world;
 
 pub use client::Outcome;
 pub use network::Faults;
-pub use swarm::options;
+pub use swarm::{Swarm, options};
 pub use world::Report;
 
 use script::Options;
@@ -32,6 +37,12 @@ pub fn run(seed: u64, options: &Options) -> Report {
 }
 
 /// Runs what `seed` alone decides.
-pub fn run_seed(seed: u64) -> Report {
-    run(seed, &options(seed))
+pub fn run_swarm(seed: u64, swarm: Swarm) -> Report {
+    run(seed, &options(seed, swarm))
+}
+
+/// The same, and keeps every frame if it has to.
+pub fn run_captured(seed: u64, swarm: Swarm, capture: bool) -> Report {
+    let world = world::World::new(seed, options(seed, swarm));
+    if capture { world.captured().run() } else { world.run() }
 }

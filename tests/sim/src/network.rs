@@ -6,6 +6,7 @@ use relay_core::config::Side;
 use relay_core::time::{Duration, Instant};
 
 use crate::random::Random;
+use crate::script::Way;
 
 /// Who is plugged into a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +44,8 @@ pub struct Network {
     segments: [Segment; 3],
     in_flight: BTreeMap<(Instant, u64), Delivery>,
     sent: u64,
+    /// Every frame that was sent, if it has to be kept.
+    pub captured: Option<Vec<(Instant, Vec<u8>)>>,
 }
 
 #[derive(Default)]
@@ -50,6 +53,8 @@ struct Segment {
     faults: Faults,
     /// Where a MAC address was seen last.
     learned: BTreeMap<[u8; 6], Port>,
+    /// Nothing comes from the host, or gets to it, before these instants.
+    cut: [Option<Instant>; 2],
 }
 
 /// Destination and source of an Ethernet header.
@@ -62,12 +67,17 @@ impl Network {
     /// Segments between `relays` relays and two hosts.
     pub fn new(relays: usize, random: Random) -> Self {
         let segments = Default::default();
-        Network { relays, random, segments, in_flight: BTreeMap::new(), sent: 0 }
+        Network { relays, random, segments, in_flight: BTreeMap::new(), sent: 0, captured: None }
     }
 
     /// Sets what happens to frames from now on.
     pub fn set_faults(&mut self, side: Side, faults: Faults) {
         self.segments[index(side)].faults = faults;
+    }
+
+    /// Nothing gets through in one direction until then.
+    pub fn cut(&mut self, side: Side, way: Way, until: Instant) {
+        self.segments[index(side)].cut[usize::from(way == Way::Out)] = Some(until);
     }
 
     /// No frame is lost, doubled or changed from now on; delays stay.
@@ -81,6 +91,9 @@ impl Network {
     /// Puts a frame onto a segment.
     pub fn send(&mut self, now: Instant, side: Side, from: Port, frame: &[u8]) {
         let Some(macs) = frame.first_chunk::<MACS>() else { return };
+        if let Some(captured) = &mut self.captured {
+            captured.push((now, frame.to_vec()));
+        }
         let (to, source) = macs.split_at(6);
         let segment = &mut self.segments[index(side)];
         let (mut destination, mut origin) = ([0; 6], [0; 6]);
@@ -90,11 +103,17 @@ impl Network {
         let is_group = destination[0] & 1 == 1;
         let known = segment.learned.get(&destination).filter(|_| !is_group).copied();
         let faults = segment.faults;
+        let is_cut = segment.cut.map(|until| until.is_some_and(|until| now < until));
         let ports: Vec<Port> = match known {
             Some(port) => vec![port],
             None => self.ports(side),
         };
-        for port in ports.into_iter().filter(|port| *port != from) {
+        let passes = |port: &Port| match (from, *port) {
+            (Port::Host, _) => !is_cut[0],
+            (_, Port::Host) => !is_cut[1],
+            _ => true,
+        };
+        for port in ports.into_iter().filter(|port| *port != from && passes(port)) {
             self.carry(now, faults, side, (port, frame));
         }
     }

@@ -1,6 +1,6 @@
 //! What a client and its backend do, and the bytes that they exchange.
 
-use relay_core::time::Duration;
+use relay_core::time::{Duration, Instant};
 
 use crate::random::mix;
 
@@ -23,6 +23,8 @@ pub struct Plan {
     pub client_reads_after: Duration,
     /// The backend reads nothing but the request until this long after it.
     pub backend_reads_after: Duration,
+    /// Both ends read for so long, then not for so long, and so on; zero: always.
+    pub naps: Duration,
     /// The client changes its keys before so many of a thousand records (TLS 1.3 only).
     pub rekeys: u32,
     /// The client writes records of at most this many bytes.
@@ -60,8 +62,8 @@ pub enum Conduct {
     GarbageAfter { bytes: u64 },
 }
 
-/// A request: id, up, down, who closes first, and where the backend resets.
-pub const REQUEST: usize = 48;
+/// A request: id, up, down, who closes first, where the backend resets, when it reads.
+pub const REQUEST: usize = 56;
 
 /// What a backend reads from a request.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,7 @@ pub struct Request {
     pub backend_closes_first: bool,
     pub reset_after: Option<u64>,
     pub reads_after: Duration,
+    pub naps: Duration,
 }
 
 /// Which stream.
@@ -94,6 +97,7 @@ impl Plan {
             conduct: Conduct::Honest,
             client_reads_after: Duration::ZERO,
             backend_reads_after: Duration::ZERO,
+            naps: Duration::ZERO,
             rekeys: 0,
             record_max: 16_384,
         }
@@ -106,9 +110,10 @@ impl Plan {
             _ => u64::MAX,
         };
         let first = u64::from(self.first_to_close == End::Backend);
-        let pause = u64::try_from(self.backend_reads_after.as_nanos()).unwrap_or(0);
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(0);
+        let (pause, naps) = (nanos(self.backend_reads_after), nanos(self.naps));
         let mut request = [0; REQUEST];
-        let words = [self.id, self.up, self.down, first, reset, pause];
+        let words = [self.id, self.up, self.down, first, reset, pause, naps];
         for (slot, word) in request.chunks_mut(8).zip(words) {
             slot.copy_from_slice(&word.to_be_bytes());
         }
@@ -131,8 +136,20 @@ impl Request {
             backend_closes_first: word(3) == 1,
             reset_after: Some(word(4)).filter(|after| *after != u64::MAX),
             reads_after: Duration::from_nanos(word(5)),
+            naps: Duration::from_nanos(word(6)),
         }
     }
+}
+
+/// Whether an end that began at `since` and naps for `naps` at a time is awake.
+pub fn is_awake(now: Instant, since: Instant, naps: Duration) -> bool {
+    naps.is_zero() || ((now - since).as_nanos() / naps.as_nanos()).is_multiple_of(2)
+}
+
+/// When such an end falls asleep or wakes up.
+pub fn turns_over(now: Instant, since: Instant, naps: Duration) -> Option<Instant> {
+    let past = (now - since).as_nanos().checked_div(naps.as_nanos())?;
+    Some(since + naps * (u32::try_from(past).ok()? + 1))
 }
 
 /// The bytes of a stream from `offset` on.

@@ -7,6 +7,8 @@ use relay_core::frame::IpAddress;
 use relay_core::node::{Command, Node};
 use relay_core::time::{Duration, Instant};
 
+use crate::audit::Sender;
+
 /// Frames that a paused machine's receive rings hold; more are lost.
 const RING: usize = 2048;
 
@@ -15,6 +17,9 @@ const BATCH: usize = 64;
 
 /// A turn cannot be repeated sooner than this.
 const TURN: Duration = Duration::from_micros(1);
+
+/// A full ring has room again after this time.
+const RING_DRAINS: Duration = Duration::from_micros(200);
 
 /// A machine.
 #[derive(Default)]
@@ -26,10 +31,16 @@ pub struct Relay {
     deaf: bool,
     /// Its cluster interface loses what it sends.
     pub muted_until: Option<Instant>,
+    /// Its turns are this far apart, until then.
+    pub slow: Option<(Duration, Instant)>,
+    /// So many frames leave each interface in one turn, until then.
+    pub clogged: Option<(usize, Instant)>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
     ring: VecDeque<(Side, Vec<u8>)>,
     wake_at: Option<Instant>,
+    /// The next turn is not before.
+    lazy_until: Instant,
 }
 
 /// What a machine did.
@@ -41,6 +52,8 @@ pub struct Turned {
     pub resolve: Vec<IpAddress>,
     /// The power failed.
     pub died: bool,
+    /// Who sends the frames.
+    pub sender: Sender,
 }
 
 impl Relay {
@@ -56,7 +69,8 @@ impl Relay {
             return;
         }
         self.ring.push_back((side, frame));
-        self.wake_at = Some(self.wake_at.map_or(now, |at| at.min(now)));
+        let at = now.max(self.lazy_until);
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
     /// Switches the machine on.
@@ -86,15 +100,18 @@ impl Relay {
             node.handle_frame(now, side, &frame);
         }
         node.turn(now);
-        let mut turned = Turned::default();
+        let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
         while let Some(command) = node.poll_command() {
             if let Command::Resolve(address) = command {
                 turned.resolve.push(address);
             }
         }
+        let clogged = self.clogged.filter(|(_, until)| now < *until);
+        let frames_max = clogged.map_or(usize::MAX, |(frames, _)| frames);
         let mut buffer = [0; 2048];
         for side in [Side::Cluster, Side::Client, Side::Backend] {
-            while let Some(length) = node.poll_transmit(now, side, &mut buffer) {
+            for _ in 0..frames_max {
+                let Some(length) = node.poll_transmit(now, side, &mut buffer) else { break };
                 if self.cut_after == Some(0) {
                     break;
                 }
@@ -103,7 +120,10 @@ impl Relay {
             }
         }
         let again = if self.ring.is_empty() { node.poll_timeout() } else { Some(now) };
-        self.wake_at = again.map(|at| at.max(now + TURN));
+        let lag = self.slow.filter(|(_, until)| now < *until).map_or(TURN, |(lag, _)| lag);
+        self.lazy_until = now + lag;
+        let drain = clogged.map(|_| now + RING_DRAINS);
+        self.wake_at = again.into_iter().chain(drain).min().map(|at| at.max(self.lazy_until));
         if self.cut_after.take().is_some() {
             turned.died = true;
             *self = Relay::default();

@@ -1,5 +1,6 @@
 //! What is done to the cluster, step by step, and what a run is made of.
 
+use relay_core::config::Side;
 use relay_core::time::Duration;
 
 use crate::network::Faults;
@@ -62,8 +63,21 @@ pub enum Action {
     Freeze(Who, Duration),
     /// Nobody hears a machine's cluster interface for so long.
     Mute(Who, Duration),
+    /// A machine's turns are at least so far apart, for so long: a slow processor.
+    Slow(Who, Duration, Duration),
+    /// At most so many frames leave each interface in a turn, for so long: full rings.
+    Clog(Who, usize, Duration),
+    /// Nothing gets through in one direction between relays and the far end, for so long.
+    Cut(Side, Way, Duration),
     /// Cluster datagrams of the past are repeated, and forged ones are sent.
     Replay,
+}
+
+/// A direction, as relays see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    In,
+    Out,
 }
 
 /// Which relay.
@@ -81,6 +95,13 @@ impl Step {
 }
 
 impl Options {
+    /// Whether relays may be sent what no relay has sent.
+    pub fn forges(&self) -> bool {
+        let replays = self.steps.iter().any(|step| step.action == Action::Replay);
+        let [_, _, cluster] = self.faults;
+        self.noise > 0 || cluster.corruption > 0 || replays
+    }
+
     /// A quiet network with 200 microseconds between any two machines.
     pub fn new(plans: Vec<Plan>, steps: Vec<Step>) -> Self {
         let quiet = Faults { delay: Duration::from_micros(200), ..Faults::default() };

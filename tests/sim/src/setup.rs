@@ -62,9 +62,13 @@ pub fn cluster_mac(index: usize) -> EthernetAddress {
     EthernetAddress([2, 0, 0, 0, 3, index as u8 + 1])
 }
 
+/// Id of the relay at `index`.
+pub fn id(index: usize) -> NodeId {
+    NodeId(index as u8 + 1)
+}
+
 /// A new life of the relay at `index`.
 pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) -> Node {
-    let id = |index: usize| NodeId(index as u8 + 1);
     let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
     let peers = (0..RELAYS).filter(|peer| *peer != index);
     let families = [false, true];

@@ -16,7 +16,8 @@ pub struct Wire {
     /// Hash of everything that was seen.
     digest: u64,
     pub frames: u64,
-    pub resets: BTreeMap<SocketAddr, u32>,
+    /// Of streams that are over.
+    records: Records,
     pub conflicts: Vec<String>,
 }
 
@@ -30,8 +31,22 @@ pub struct Seen<'a> {
 #[derive(Default)]
 struct Stream {
     first: u32,
-    bytes: Vec<Option<u8>>,
+    bytes: Vec<u8>,
+    /// Which relays have sent each byte, one bit each; zero: nobody has.
+    senders: Vec<u8>,
 }
+
+/// Records toward clients that were seen on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// All of them.
+    pub seen: u64,
+    /// Those of which more than one relay has sent bytes, which were equal.
+    pub pairs: u64,
+}
+
+/// Content type, version, length.
+const RECORD_HEADER: usize = 5;
 
 /// Streams of a run are far shorter; what lies beyond belongs to no stream.
 const STREAM_MAX: usize = 16 << 20;
@@ -42,14 +57,10 @@ impl Wire {
         self.digest
     }
 
-    /// Takes in a frame that a relay sent.
-    pub fn watch(&mut self, frame: &[u8]) {
-        self.mix(frame);
-        self.frames += 1;
-        let Some(seen) = tcp(frame) else { return };
-        let packet = seen.packet;
+    /// Takes in a segment that `relay` sent.
+    pub fn watch(&mut self, relay: usize, seen: &Seen<'_>) {
+        let packet = &seen.packet;
         if packet.rst() {
-            *self.resets.entry(seen.destination).or_default() += 1;
             return;
         }
         let sequence = packet.seq_number().0 as u32;
@@ -58,16 +69,25 @@ impl Wire {
             let first = sequence.wrapping_add(1);
             let stream = self.streams.entry(key).or_default();
             if stream.first != first {
-                *stream = Stream { first, bytes: Vec::new() };
+                self.records.add(stream.records());
+                *stream = Stream { first, ..Stream::default() };
             }
             return;
         }
         let Some(stream) = self.streams.get_mut(&key) else { return };
         let offset = sequence.wrapping_sub(stream.first) as usize;
-        if let Some(at) = stream.note(offset, packet.payload()) {
+        if let Some(at) = stream.note(offset, packet.payload(), 1 << (relay % 8)) {
             let (from, to) = key;
             self.conflicts.push(format!("two values for byte {at} of the stream {from} > {to}"));
         }
+    }
+
+    /// The records of all streams from `port`, the service's.
+    pub fn records(&self, port: u16) -> Records {
+        let mut records = self.records;
+        let streams = self.streams.iter().filter(|((from, _), _)| from.port() == port);
+        streams.for_each(|(_, stream)| records.add(stream.records()));
+        records
     }
 
     /// A client's handshake begins anew at another relay, with other keys: the SYN cookie still
@@ -76,6 +96,7 @@ impl Wire {
         for ((_, to), stream) in &mut self.streams {
             if to.port() == client_port {
                 stream.bytes.clear();
+                stream.senders.clear();
             }
         }
     }
@@ -92,20 +113,50 @@ impl Wire {
     }
 }
 
+impl Records {
+    fn add(&mut self, more: Records) {
+        self.seen += more.seen;
+        self.pairs += more.pairs;
+    }
+}
+
 impl Stream {
     /// Notes bytes; returns the place of one that was another before.
-    fn note(&mut self, offset: usize, bytes: &[u8]) -> Option<usize> {
+    fn note(&mut self, offset: usize, bytes: &[u8], sender: u8) -> Option<usize> {
         let end = offset + bytes.len();
         if bytes.is_empty() || end > STREAM_MAX {
             return None;
         }
         if self.bytes.len() < end {
-            self.bytes.resize(end, None);
+            self.bytes.resize(end, 0);
+            self.senders.resize(end, 0);
         }
-        let known = &mut self.bytes[offset..end];
-        let conflict = known.iter().zip(bytes).position(|(a, b)| a.is_some_and(|a| a != *b));
-        known.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = Some(*byte));
-        conflict.map(|at| offset + at)
+        let known = self.bytes[offset..end].iter_mut().zip(&mut self.senders[offset..end]);
+        let mut conflict = None;
+        for (at, ((known, senders), byte)) in known.zip(bytes).enumerate() {
+            if *senders != 0 && *known != *byte {
+                conflict.get_or_insert(offset + at);
+            }
+            *known = *byte;
+            *senders |= sender;
+        }
+        conflict
+    }
+
+    /// Follows the headers of TLS records from the begin of the stream.
+    fn records(&self) -> Records {
+        let (mut records, mut at) = (Records::default(), 0);
+        while let Some([kind @ 20..=23, _, _, high, low]) =
+            self.bytes.get(at..).and_then(|rest| rest.first_chunk::<RECORD_HEADER>())
+        {
+            let end = at + RECORD_HEADER + usize::from(u16::from_be_bytes([*high, *low]));
+            let senders = &self.senders[at..end.min(self.senders.len())];
+            records.seen += u64::from(*kind == 23);
+            let is_pair = senders.iter().any(|senders| senders.count_ones() > 1);
+            records.pairs += u64::from(*kind == 23 && is_pair);
+            at = end;
+        }
+        records
     }
 }
 

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 
 use relay_core::config::Side;
 use relay_core::frame::IpAddress;
+use relay_core::node::Load;
 use relay_core::reason::Counters;
 use relay_core::time::{Duration, Instant};
 
+use crate::audit::{Audit, Cover, Sender};
 use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
 use crate::network::{Delivery, Network, Port};
@@ -15,7 +17,7 @@ use crate::plan::Conduct;
 use crate::random::Random;
 use crate::relay::{Relay, Turned};
 use crate::script::Options;
-use crate::wire::{self, Wire};
+use crate::wire::{self, Records, Wire};
 use crate::{setup, tls};
 
 /// Virtual time begins here: clocks of machines that are up for a while.
@@ -45,6 +47,14 @@ pub struct Report {
     pub failures: Vec<String>,
     pub crashes: u32,
     pub takeovers: u32,
+    /// Connections that were planned.
+    pub flows: usize,
+    /// Records toward clients.
+    pub records: Records,
+    /// Segments that were compared with what a backup held when they left.
+    pub compared: u64,
+    /// The largest queues.
+    pub load: Load,
     /// Connections that ended as they had to.
     pub completed: usize,
     /// How often a connection had to go on at another relay.
@@ -58,6 +68,8 @@ pub struct Report {
     pub frames: u64,
     /// Inputs that relays dropped, by reason, over all their lives.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Every frame that was sent, if it had to be kept.
+    pub captured: Vec<(Instant, Vec<u8>)>,
     /// What was done, for people.
     pub log: Vec<String>,
 }
@@ -72,6 +84,7 @@ pub struct World {
     pub(crate) clients: Clients,
     pub(crate) backend: Backend,
     pub(crate) wire: Wire,
+    pub(crate) audit: Audit,
     /// Connections that may be lost.
     pub(crate) excused: BTreeSet<u64>,
     pub(crate) report: Report,
@@ -121,6 +134,7 @@ impl World {
             clients,
             backend,
             wire: Wire::default(),
+            audit: Audit::default(),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -136,6 +150,12 @@ impl World {
             trace: std::env::var_os("SIM_TRACE").is_some(),
             options,
         }
+    }
+
+    /// Keeps every frame.
+    pub fn captured(mut self) -> Self {
+        self.network.captured = Some(Vec::new());
+        self
     }
 
     /// Runs until every connection has ended and judges.
@@ -189,9 +209,17 @@ impl World {
     }
 
     /// Puts a relay's frame onto its segment.
-    pub(crate) fn transmit(&mut self, index: usize, side: Side, frame: &[u8]) {
+    fn transmit(&mut self, index: usize, (side, frame): (Side, &[u8]), by: (&Sender, &Cover)) {
         self.wire.mix(&self.now.as_nanos().to_le_bytes());
-        self.wire.watch(frame);
+        self.wire.mix(frame);
+        self.wire.frames += 1;
+        if side != Side::Cluster
+            && let Some(seen) = wire::tcp(frame)
+        {
+            self.wire.watch(index, &seen);
+            let (sender, cover) = by;
+            self.audit.watch(sender, cover, (&seen, side == Side::Client));
+        }
         self.trace_frame("out", index, frame);
         if side == Side::Cluster && self.recorded.len() < RECORDED_MAX {
             self.recorded.push((index, frame.to_vec()));
@@ -223,7 +251,7 @@ impl World {
                     self.relays[index].receive(self.now, side, frame);
                 }
                 (Port::Host, Side::Client) => self.clients.host.receive(frame),
-                (Port::Host, _) => self.backend.host.receive(frame),
+                (Port::Host, _) => self.backend.receive(frame),
             }
         }
         while let Some(entry) = self.resolutions.first_entry() {
@@ -239,14 +267,16 @@ impl World {
 
     fn run_relays(&mut self) {
         for index in 0..self.relays.len() {
-            let Some(Turned { frames, resolve, died }) = self.relays[index].run(self.now) else {
+            let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
+            let Turned { frames, resolve, died, sender } = turned;
             self.turns += 1;
+            let cover = self.cover(index, &sender, &frames);
             let muted = self.relays[index].muted_until.is_some_and(|until| self.now < until);
             let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
             for (side, frame) in heard {
-                self.transmit(index, side, &frame);
+                self.transmit(index, (side, &frame), (&sender, &cover));
             }
             for address in resolve {
                 let key = (self.now + RESOLUTION, self.turns);
@@ -259,8 +289,23 @@ impl World {
         }
     }
 
+    /// What those know who could go on in the place of `sender`.
+    fn cover(&self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
+        let mut cover = Cover::default();
+        if frames.iter().all(|(side, _)| *side == Side::Cluster) {
+            return cover;
+        }
+        for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
+            if let Some(node) = &relay.node {
+                cover.add(sender, (setup::id(other).0, node));
+            }
+        }
+        cover
+    }
+
     fn watch_role(&mut self, index: usize) {
         let Some(node) = &self.relays[index].node else { return };
+        self.audit.weigh(node.load());
         let report = node.report(self.now);
         if report.takeovers > self.seen_takeovers[index] {
             self.report.takeovers += 1;
@@ -272,10 +317,12 @@ impl World {
     fn run_hosts(&mut self) {
         self.clients.poll(self.now);
         while let Some(frame) = self.clients.host.transmit() {
+            wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
             self.network.send(self.now, Side::Client, Port::Host, &frame);
         }
         self.backend.poll(self.now);
         while let Some(frame) = self.backend.host.transmit() {
+            wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
             self.network.send(self.now, Side::Backend, Port::Host, &frame);
         }
     }
@@ -285,7 +332,8 @@ impl World {
             self.fail("not everything has finished".to_owned());
             return true;
         }
-        if !self.wire.conflicts.is_empty() || !self.backend.failures.is_empty() {
+        let objections = [&self.wire.conflicts, &self.backend.failures, &self.audit.failures];
+        if objections.iter().any(|failures| !failures.is_empty()) {
             return true;
         }
         let ended = |flow: &crate::client::Client| {
@@ -305,6 +353,9 @@ impl World {
         for failure in core::mem::take(&mut self.backend.failures) {
             self.fail(failure);
         }
+        for failure in core::mem::take(&mut self.audit.failures) {
+            self.fail(failure);
+        }
         let repeated: Vec<u64> =
             self.backend.requests.iter().filter(|(_, n)| **n > 1).map(|(id, _)| *id).collect();
         for id in repeated {
@@ -316,9 +367,18 @@ impl World {
         for relay in 0..self.relays.len() {
             self.count_dropped(relay);
         }
+        let malformed = self.report.dropped.get("peer_malformed").copied().unwrap_or(0);
+        if malformed > 0 && !self.options.forges() {
+            self.fail(format!("relays refused {malformed} datagrams of each other"));
+        }
         if !self.report.failures.is_empty() {
             self.describe();
         }
+        self.report.captured = self.network.captured.take().unwrap_or_default();
+        self.report.flows = self.clients.flows.len();
+        self.report.records = self.wire.records(setup::PORT);
+        self.report.compared = self.audit.compared;
+        self.report.load = self.audit.load;
         self.report.excused = self.excused.len();
         self.report.digest = self.wire.digest();
         self.report.frames = self.wire.frames;

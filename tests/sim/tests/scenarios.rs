@@ -218,3 +218,15 @@ fn an_idle_connection_is_reset_after_its_time() {
         assert_eq!(report.outcomes, [Some(Outcome::Reset)], "{:?}", report.log);
     }
 }
+
+/// Nobody hears the owner's cluster interface for longer than a blank node looks for an owner. It
+/// is deposed, and must not come back as a blank owner of a higher term: that would depose the
+/// relay that serves.
+#[test]
+fn an_owner_that_nobody_hears_stays_deposed() {
+    for sleep in [ms(150), ms(800), ms(1_600)] {
+        let steps = vec![step(Moved(100_000), Wait), step(InSync, Mute(Owner, sleep))];
+        let report = check(20, &Options::new(transfers(2, 3_000_000, 3_000_000), steps));
+        assert_eq!((report.completed, report.takeovers, report.excused), (2, 1, 0), "{sleep:?}");
+    }
+}

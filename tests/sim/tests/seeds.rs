@@ -1,26 +1,21 @@
 //! Random seeds: a failing one is repeated by the command that the failure names.
 
-use sim::{Report, run_seed};
+use sim::{Report, Swarm, run_swarm};
 
 /// Seeds of one test run.
 const SEEDS: u64 = 60;
 
 fn check(seed: u64) -> Report {
-    let report = run_seed(seed);
-    let again = format!("SIM_SEED={seed} cargo test -p sim seeded -- --nocapture");
+    let report = run_swarm(seed, Swarm::Long);
+    let again = format!("cargo xtask sim --seed {seed}");
     let log = report.log.join("\n");
     assert!(report.failures.is_empty(), "{log}\n{:#?}\nrepeat: {again}", report.failures);
     report
 }
 
-/// Runs a range of seeds, or the one in SIM_SEED, and each fourth twice.
+/// Runs a range of seeds, and each fourth twice.
 #[test]
 fn seeded() {
-    if let Ok(seed) = std::env::var("SIM_SEED") {
-        let report = check(seed.parse().expect("SIM_SEED is a number"));
-        println!("{}\n{report:#?}", report.log.join("\n"));
-        return;
-    }
     let (mut crashes, mut completed) = (0, 0);
     for seed in 0..SEEDS {
         let report = check(seed);
@@ -30,4 +25,12 @@ fn seeded() {
         }
     }
     assert!(crashes > 20 && completed > 60, "the seeds test too little: {crashes} {completed}");
+}
+
+/// Seeds that failed once. They say what they say as long as the swarm stays as it is.
+#[test]
+fn seeds_that_failed_pass() {
+    // A window of fewer bytes than a record's overhead, whose opening only a former owner heard of:
+    // nothing was sealed, so TCP had nothing to ask with, for ever.
+    assert!(run_swarm(14_601, Swarm::Short).failures.is_empty());
 }

@@ -15,6 +15,9 @@ use clap::Args;
 use self::tally::Tally;
 use crate::binaries::{BIN_DIR_VARIABLE, cargo};
 
+/// Short seeds of the simulator.
+const SEEDS: &str = "2000";
+
 /// Which tests.
 #[derive(Clone, Debug, Args)]
 #[group(id = "test")]
@@ -124,8 +127,14 @@ fn steps(options: &Options) -> Result<Vec<Step>> {
         // All programs that the end-to-end tests run, with the very features of the test build.
         Step::cargo("build", &["build", "--locked", "--workspace", "--all-targets"]),
         tests(options)?,
+        Step::cargo(
+            "simulator",
+            &["run", "--quiet", "--package", "sim", "--", "--short", "--seeds", SEEDS],
+        ),
     ];
     if !options.quick {
+        let canaries = ["test", "--package", "sim", "--features", "canary", "--test", "canaries"];
+        steps.push(Step::cargo("canaries", &canaries));
         let features = "relay-core/ring,relay-dataplane/ring";
         let packages = ["--package", "relay-core", "--package", "relay-dataplane", "--lib"];
         let ring = ["--no-default-features", "--features", features, "--no-fail-fast"];

@@ -1,22 +1,94 @@
-//! Runs many seeds: `sim FIRST COUNT`.
+//! The simulator's command line; `cargo xtask sim` runs it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use sim::campaign::Campaign;
+use sim::{Swarm, run_captured};
+
+/// Seeds of a campaign unless told.
+const SEEDS: u64 = 200;
+
+/// Whole nodes over a simulated network.
+#[derive(Parser)]
+#[command(name = "cargo xtask sim")]
+struct Cli {
+    /// Run so many seeds.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Run for so many minutes.
+    #[arg(long, conflicts_with = "seeds")]
+    minutes: Option<f64>,
+    /// Begin with this seed.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Small worlds: fewer connections, less data.
+    #[arg(long)]
+    short: bool,
+    /// Run this seed alone and tell what happened; SIM_TRACE=1 shows every segment.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
+    seed: Option<u64>,
+    /// With --seed: write all frames of the three networks into a file.
+    #[arg(long, requires = "seed")]
+    pcap: Option<PathBuf>,
+    /// Break one rule after the other; each breach has to be noticed.
+    #[arg(long)]
+    canaries: bool,
+}
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1).filter_map(|word| word.parse().ok());
-    let (first, count): (u64, u64) =
-        (arguments.next().unwrap_or(0), arguments.next().unwrap_or(100));
-    let mut failed = 0;
-    for seed in first..first + count {
-        let result = std::panic::catch_unwind(|| sim::run_seed(seed));
-        let failure = match result {
-            Ok(report) if report.failures.is_empty() => continue,
-            Ok(report) => report.failures.join("; "),
-            Err(_) => "panic".to_owned(),
-        };
-        failed += 1;
-        println!("seed {seed}: {failure}");
+    let cli = Cli::parse();
+    let swarm = if cli.short { Swarm::Short } else { Swarm::Long };
+    let good = match cli.seed {
+        _ if cli.canaries => canaries(),
+        Some(seed) => repeat(seed, swarm, cli.pcap),
+        None => {
+            let time = cli.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+            let seeds = if time.is_some() { None } else { Some(cli.seeds.unwrap_or(SEEDS)) };
+            let totals = Campaign { swarm, first: cli.first, seeds, time }.run();
+            println!("{totals}");
+            totals.failed.is_empty()
+        }
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one seed again.
+fn repeat(seed: u64, swarm: Swarm, pcap: Option<PathBuf>) -> bool {
+    let report = run_captured(seed, swarm, pcap.is_some());
+    report.log.iter().for_each(|line| println!("{line}"));
+    if let Some(path) = pcap
+        && let Err(error) = std::fs::write(&path, sim::pcap::write(&report.captured))
+    {
+        eprintln!("{}: {error}", path.display());
+        return false;
     }
-    println!("{count} seeds from {first}, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("digest {:016x}, {} frames, {:?}", report.digest, report.frames, report.took);
+    report.failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+    report.failures.is_empty()
+}
+
+#[cfg(feature = "canary")]
+fn canaries() -> bool {
+    let mut good = true;
+    for (trial, verdict) in sim::canary::run_all() {
+        let name = format!("{:?}", trial.canary);
+        match &verdict.caught {
+            Some((seed, how)) => println!("{name:<20} seed {seed} of {}: {how}", trial.seeds),
+            None => println!("{name:<20} NOT NOTICED in {} seeds", trial.seeds),
+        }
+        good &= verdict.is_good();
+        if let Some((seed, how)) = verdict.control {
+            println!("{name:<20} FAILS WITH NOTHING BROKEN, seed {seed}: {how}");
+        }
+    }
+    good
+}
+
+#[cfg(not(feature = "canary"))]
+fn canaries() -> bool {
+    eprintln!("built without the feature canary");
+    false
 }

@@ -1,0 +1,281 @@
+//! Compares what an owner sends with what those know who could take over from it. Nothing may
+//! leave that they could not repeat: this is commit before release, seen from outside.
+//!
+//! What a backup knows is read at the instant in which a frame leaves; what it has acknowledged can
+//! only be less.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+
+use relay_abi::peer::{Direction, Endpoint, Leg};
+use relay_core::node::{Load, Node};
+use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
+
+use crate::wire::Seen;
+
+/// Effects that may wait in a node of these runs.
+const EFFECTS_MAX: usize = 50_000;
+
+/// Bytes that a shadow may hold: the receive buffers of both legs.
+const HELD_MAX: usize = 4 << 20;
+
+/// The first and the last byte of a window may differ by one in what is "expected": an owner stays
+/// one below the right edge (RFC 9293 section 3.10.7.4).
+const EDGE: i32 = 1;
+
+type Ends = (SocketAddr, SocketAddr);
+
+/// Checks of everything that relays send.
+#[derive(Default)]
+pub struct Audit {
+    /// Who sent for a client in which term.
+    senders: BTreeMap<(SocketAddr, u64), u64>,
+    /// Backend connections that were completed.
+    completed: BTreeSet<Ends>,
+    /// What an incarnation has sent: the end of the highest segment.
+    sent: BTreeMap<(u64, Ends), u32>,
+    /// The highest acknowledgement that an endpoint has sent, by the stream that it acknowledges.
+    acked: BTreeMap<Ends, u32>,
+    /// The highest acknowledgement that relays have sent, and the term of the sender.
+    promised: BTreeMap<Ends, (u64, u32)>,
+    /// Frames that were compared with what a backup holds.
+    pub compared: u64,
+    /// The largest amounts that were seen.
+    pub load: Load,
+    pub failures: Vec<String>,
+}
+
+/// Who sends.
+#[derive(Clone, Debug, Default)]
+pub struct Sender {
+    pub incarnation: u64,
+    pub node: u8,
+    pub term: u64,
+    /// The members of its view.
+    pub members: Vec<(u8, u64)>,
+}
+
+/// What a backup could repeat, for all flows.
+#[derive(Default)]
+pub struct Cover {
+    streams: BTreeMap<Ends, Covered>,
+    /// There is a backup in the owner's view.
+    pub is_backed_up: bool,
+}
+
+/// One leg as a backup knows it; keyed by (our end, the peer's end).
+struct Covered {
+    iss: u32,
+    irs: u32,
+    /// End of what the log determines; None: not known from the log.
+    sendable: Option<u64>,
+    /// What may be acknowledged.
+    held: Vec<Range<u64>>,
+}
+
+impl Sender {
+    /// A node that is about to send.
+    pub fn of(node: &Node) -> Self {
+        let view = node.view();
+        Sender {
+            incarnation: node.incarnation().0,
+            node: view.owner,
+            term: view.term,
+            members: view.in_sync.clone(),
+        }
+    }
+}
+
+impl Cover {
+    /// Adds what `backup` knows, if `sender` counts on it.
+    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node)) {
+        let view = backup.view();
+        let follows = backup.role() == Role::Backup
+            && (view.owner, view.term) == (sender.node, sender.term)
+            && sender.members.contains(&(id, backup.incarnation().0));
+        if !follows {
+            return;
+        }
+        self.is_backed_up = true;
+        for (_, shadow) in backup.shadows().iter() {
+            self.cover(shadow);
+        }
+    }
+
+    fn cover(&mut self, shadow: &Shadow) {
+        match shadow {
+            // What was said follows from the journal, which only a handshake can read.
+            Shadow::Opening(opening) => {
+                let input = 0..opening.input.len() as u64;
+                self.leg(&opening.client, None, Vec::from([input]));
+            }
+            Shadow::Open(open) => {
+                let sendable = open.log.end().client + u64::from(open.log.is_finished());
+                self.leg(&open.client, Some(sendable), open.holds(Direction::Up));
+                self.leg(&open.backend, None, open.holds(Direction::Down));
+            }
+        }
+    }
+
+    fn leg(&mut self, leg: &Leg, sendable: Option<u64>, held: Vec<Range<u64>>) {
+        let covered = Covered { iss: leg.iss, irs: leg.irs, sendable, held };
+        self.streams.insert((socket(&leg.local), socket(&leg.remote)), covered);
+    }
+}
+
+impl Covered {
+    /// Why a segment must not leave, if so.
+    fn objection(&self, seen: &Seen<'_>) -> Option<String> {
+        let packet = &seen.packet;
+        let length = packet.payload().len() as u64 + u64::from(packet.fin());
+        let end = u64::from(offset(packet.seq_number().0, self.iss)) + length;
+        if length > 0 && self.sendable.is_some_and(|sendable| end > sendable) {
+            return Some(format!("sends up to {end}, committed {:?}", self.sendable));
+        }
+        let ack = u64::from(offset(packet.ack_number().0, self.irs));
+        let held = &self.held;
+        if packet.ack() && !covers(held, 0..ack) {
+            return Some(format!("acknowledges {ack}, held {held:?}"));
+        }
+        let blocks = packet.selective_ack_ranges().unwrap_or_default();
+        for (start, end) in blocks.into_iter().flatten() {
+            let block = [start, end].map(|at| u64::from(offset(at as i32, self.irs)));
+            if !covers(held, block[0]..block[1]) {
+                return Some(format!("reports {block:?} as received, held {held:?}"));
+            }
+        }
+        None
+    }
+}
+
+fn socket(end: &Endpoint) -> SocketAddr {
+    let address = Ipv6Addr::from(end.address);
+    let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+    SocketAddr::new(address, end.port)
+}
+
+/// Offset in the stream whose initial sequence number is `initial`.
+fn offset(sequence: i32, initial: u32) -> u32 {
+    (sequence as u32).wrapping_sub(initial).wrapping_sub(1)
+}
+
+/// Whether the union of `held` has all of `range`.
+fn covers(held: &[Range<u64>], range: Range<u64>) -> bool {
+    let mut at = range.start;
+    // Ranges may overlap in any order; each round gets further or is the last.
+    while at < range.end {
+        let next = held.iter().filter(|r| r.start <= at).map(|r| r.end).max().unwrap_or(0);
+        if next <= at {
+            return false;
+        }
+        at = next;
+    }
+    true
+}
+
+impl Audit {
+    /// Takes in a frame that an endpoint sends to a relay.
+    pub fn hear(&mut self, seen: &Seen<'_>) {
+        let packet = &seen.packet;
+        if packet.ack() && !packet.rst() {
+            let ack = packet.ack_number().0 as u32;
+            let slot = self.acked.entry((seen.destination, seen.source)).or_insert(ack);
+            if ack.wrapping_sub(*slot) as i32 > 0 || packet.syn() {
+                *slot = ack;
+            }
+        }
+    }
+
+    /// Takes in a segment that a relay sends. `to_client` says on which side.
+    pub fn watch(&mut self, sender: &Sender, cover: &Cover, (seen, to_client): (&Seen<'_>, bool)) {
+        let packet = &seen.packet;
+        let ends = (seen.source, seen.destination);
+        if packet.syn() {
+            self.sent.remove(&(sender.incarnation, ends));
+            self.completed.remove(&ends);
+            self.promised.remove(&ends);
+            return;
+        }
+        if packet.rst() {
+            return;
+        }
+        let objections = [
+            if to_client { self.one_owner(sender, seen.destination) } else { None },
+            self.sequence(sender, seen),
+            self.memory(sender, seen),
+            if to_client { None } else { self.complete(cover, ends) },
+            cover.streams.get(&ends).and_then(|covered| covered.objection(seen)),
+        ];
+        self.compared += u64::from(cover.streams.contains_key(&ends));
+        for objection in objections.into_iter().flatten() {
+            let Sender { node, term, .. } = sender;
+            let (from, to) = ends;
+            self.failures.push(format!("node {node} (term {term}) {from} > {to}: {objection}"));
+        }
+    }
+
+    /// Takes in how much waits in a node.
+    pub fn weigh(&mut self, load: Load) {
+        let Load { backlog, effects, held } = load;
+        self.load.backlog = self.load.backlog.max(backlog);
+        self.load.effects = self.load.effects.max(effects);
+        self.load.held = self.load.held.max(held);
+        // One message may come on top of a full queue before it is noticed.
+        if backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX {
+            self.failures.push(format!("a node keeps too much: {load:?}"));
+        }
+    }
+
+    /// Two nodes must not speak for one client in one term.
+    fn one_owner(&mut self, sender: &Sender, client: SocketAddr) -> Option<String> {
+        let first = *self.senders.entry((client, sender.term)).or_insert(sender.incarnation);
+        (first != sender.incarnation).then(|| "another node has sent in this term".to_owned())
+    }
+
+    /// A pure ACK must not be old to its peer, or the peer ignores it (rule 16). What lies below
+    /// everything acknowledged is a window probe, which wants to be old.
+    fn sequence(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
+        let packet = &seen.packet;
+        let ends = (seen.source, seen.destination);
+        let first = packet.seq_number().0 as u32;
+        let length = packet.payload().len() as u32 + u32::from(packet.fin());
+        let end = first.wrapping_add(length);
+        let key = (sender.incarnation, ends);
+        if length > 0 {
+            let sent = self.sent.entry(key).or_insert(end);
+            *sent = if (end.wrapping_sub(*sent) as i32) > 0 { end } else { *sent };
+            return None;
+        }
+        let (sent, acked) = (self.sent.get(&key)?, self.acked.get(&ends)?);
+        let behind = sent.wrapping_sub(first) as i32;
+        let is_probe = (first.wrapping_sub(*acked) as i32) < 0;
+        (behind > EDGE && !is_probe).then(|| format!("a pure ACK is {behind} bytes old"))
+    }
+
+    /// Whoever goes on with a flow knows of every acknowledgement that has ever left.
+    fn memory(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
+        let ack = seen.packet.ack_number().0 as u32;
+        let key = (seen.source, seen.destination);
+        let (term, promised) = self.promised.entry(key).or_insert((sender.term, ack));
+        if sender.term < *term {
+            return None; // it has not heard yet that it was deposed
+        }
+        *term = sender.term;
+        let forgotten = promised.wrapping_sub(ack) as i32;
+        *promised = if forgotten < 0 { ack } else { *promised };
+        (forgotten > 0).then(|| format!("forgets {forgotten} acknowledged bytes"))
+    }
+
+    /// The handshake of a client begins anew at another relay.
+    pub fn forget(&mut self, client_port: u16) {
+        self.promised.retain(|(_, to), _| to.port() != client_port);
+    }
+
+    /// A backend's handshake must not be completed before EST is committed (rule 12).
+    fn complete(&mut self, cover: &Cover, ends: Ends) -> Option<String> {
+        let is_first = self.completed.insert(ends);
+        let is_early = is_first && cover.is_backed_up && !cover.streams.contains_key(&ends);
+        is_early.then(|| "completes a handshake that no backup knows of".to_owned())
+    }
+}

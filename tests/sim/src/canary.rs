@@ -1,0 +1,210 @@
+//! One small world for each rule that can be broken. Within a stated number of seeds the breach
+//! must be noticed; with nothing broken all these seeds pass. This shows that the checkers can fail.
+
+use std::thread;
+
+use relay_core::canary::{Canary, set};
+use relay_core::time::Duration;
+
+use crate::plan::{Plan, Version};
+use crate::random::Random;
+use crate::script::{Action, Options, Step, When, Who};
+use crate::{Report, run};
+
+/// A rule and the world in which its breach shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial {
+    pub canary: Canary,
+    /// The scenario of a seed.
+    world: fn(&mut Random) -> Options,
+    /// The breach shows within so many seeds.
+    pub seeds: u64,
+}
+
+/// How a trial went.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The first seed that showed the breach, and how.
+    pub caught: Option<(u64, String)>,
+    /// The first seed that fails although nothing is broken, and how.
+    pub control: Option<(u64, String)>,
+}
+
+/// All rules that can be broken.
+pub const TRIALS: [Trial; 13] = [
+    Trial { canary: Canary::ReleaseBeforeCommit, world: deafness, seeds: 3 },
+    Trial { canary: Canary::AckBeforeSettled, world: deafness, seeds: 3 },
+    Trial { canary: Canary::IgnoreTerms, world: misjudged_owner, seeds: 20 },
+    Trial { canary: Canary::FrameAnew, world: far_clients, seeds: 20 },
+    Trial { canary: Canary::ForgetKeyUpdate, world: key_updates, seeds: 5 },
+    Trial { canary: Canary::CountUnbased, world: returning_backup, seeds: 10 },
+    Trial { canary: Canary::MergeBase, world: misjudged_backup, seeds: 5 },
+    Trial { canary: Canary::BaseWithoutData, world: held_data, seeds: 5 },
+    Trial { canary: Canary::PromoteUngated, world: returning_backup, seeds: 10 },
+    Trial { canary: Canary::EarlyThirdAck, world: crash, seeds: 3 },
+    Trial { canary: Canary::SackUnreplicated, world: reordering, seeds: 10 },
+    Trial { canary: Canary::OldSequence, world: crash, seeds: 10 },
+    Trial { canary: Canary::TakeOverUnfit, world: sleeping_backup, seeds: 5 },
+];
+
+/// All trials, on all cores.
+pub fn run_all() -> Vec<(Trial, Verdict)> {
+    thread::scope(|scope| {
+        let (even, odd): (Vec<_>, Vec<_>) =
+            TRIALS.iter().enumerate().partition(|(index, _)| index % 2 == 0);
+        let half = |half: Vec<(usize, &Trial)>| {
+            half.into_iter().map(|(i, trial)| (i, *trial, trial.run())).collect::<Vec<_>>()
+        };
+        let other = scope.spawn(move || half(odd));
+        let mut all = half(even);
+        all.extend(other.join().expect("a trial reports its failures, it does not panic"));
+        all.sort_by_key(|(index, _, _)| *index);
+        all.into_iter().map(|(_, trial, verdict)| (trial, verdict)).collect()
+    })
+}
+
+impl Verdict {
+    /// The breach was noticed, and nothing else.
+    pub fn is_good(&self) -> bool {
+        self.caught.is_some() && self.control.is_none()
+    }
+}
+
+impl Trial {
+    /// Runs the seeds until one shows the breach, and all of them without a breach.
+    pub fn run(&self) -> Verdict {
+        let first = |canary| {
+            (0..self.seeds).find_map(|seed| {
+                let failure = self.run_seed(seed, canary).failures.into_iter().next();
+                failure.map(|failure| (seed, failure))
+            })
+        };
+        Verdict { caught: first(Some(self.canary)), control: first(None) }
+    }
+
+    /// Runs one seed, with a rule broken or none.
+    pub fn run_seed(&self, seed: u64, canary: Option<Canary>) -> Report {
+        set(canary);
+        let options = (self.world)(&mut Random::new(seed ^ 0x000c_a7a2));
+        let report = run(seed, &options);
+        set(None);
+        report
+    }
+}
+
+/// Connections begin when both relays know of each other.
+const START: Duration = Duration::from_millis(200);
+
+/// A silence that is shorter than the timeout.
+const SHORT: Duration = Duration::from_millis(60);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Connections of a few hundred kilobytes each way, and steps that begin in their middle.
+fn world(random: &mut Random, steps: impl IntoIterator<Item = (When, Action)>) -> Options {
+    let plans = (1..=1 + random.below(3)).map(|id| {
+        let size = |random: &mut Random| 150_000 + random.below(250_000);
+        let (up, down) = (size(random), size(random));
+        Plan { start: START, ..Plan::new(id, up, down) }
+    });
+    let plans = plans.collect();
+    let begin = [(When::InSync, Action::Wait), (When::Moved(random.below(80_000)), Action::Wait)];
+    let steps = begin.into_iter().chain(steps).map(|(when, action)| Step::new(when, action));
+    let mut options = Options::new(plans, steps.collect());
+    let delays = [2_000, 500, 500].map(|max| Duration::from_micros(50 + random.below(max)));
+    options.faults.iter_mut().zip(delays).for_each(|(faults, delay)| faults.delay = delay);
+    options
+}
+
+fn crash(random: &mut Random) -> Options {
+    let frames = random.below(10);
+    world(random, [(When::InSync, Action::Crash(Who::Owner, frames))])
+}
+
+fn far_clients(random: &mut Random) -> Options {
+    lasting(crash(random))
+}
+
+/// The backup does not hear its owner for a moment, and then the owner dies.
+fn deafness(random: &mut Random) -> Options {
+    let last = ms(random.below(50));
+    let mute = (When::InSync, Action::Mute(Who::Owner, SHORT));
+    world(random, [mute, (When::After(last), Action::Crash(Who::Owner, 0))])
+}
+
+/// The owner is not heard for longer than the timeout, and lives.
+fn misjudged_owner(random: &mut Random) -> Options {
+    let time = ms(600 + random.below(1_000));
+    lasting(world(random, [(When::InSync, Action::Mute(Who::Owner, time))]))
+}
+
+/// The backup is not heard for longer than the timeout, and lives.
+fn misjudged_backup(random: &mut Random) -> Options {
+    let time = ms(110 + random.below(100));
+    let back = (When::After(time), Action::Wait);
+    let mute = (When::InSync, Action::Mute(Who::Backup, time));
+    lasting(world(random, [mute, back, (When::InSync, Action::Crash(Who::Owner, 0))]))
+}
+
+fn key_updates(random: &mut Random) -> Options {
+    let mut options = crash(random);
+    options.plans.iter_mut().for_each(|plan| {
+        (plan.version, plan.rekeys, plan.record_max) = (Version::Tls13, 200, 4_000);
+    });
+    options
+}
+
+/// The backup dies, comes back blank, and the owner dies as soon as it is said to be in sync.
+fn returning_backup(random: &mut Random) -> Options {
+    let last = Duration::from_micros(random.below(1_000));
+    let steps = [
+        (When::InSync, Action::Crash(Who::Backup, 0)),
+        (When::After(ms(20 + random.below(200))), Action::Restart),
+        (When::InSync, Action::Wait),
+        (When::After(last), Action::Crash(Who::Owner, random.below(5))),
+    ];
+    lasting(world(random, steps))
+}
+
+/// The backend is slow, so that the relays hold what the client has sent; then as before.
+fn held_data(random: &mut Random) -> Options {
+    let mut options = returning_backup(random);
+    options.plans.iter_mut().for_each(|plan| {
+        (plan.up, plan.down) = (300_000, 300_000);
+        plan.backend_reads_after = ms(2_000);
+        plan.client_reads_after = ms(2_000);
+    });
+    options
+}
+
+/// Frames overtake each other, so that SACK has something to say.
+fn reordering(random: &mut Random) -> Options {
+    let mut options = crash(random);
+    for faults in &mut options.faults {
+        (faults.loss, faults.jitter) = (random.below(30) as u32, Duration::from_micros(800));
+    }
+    options.faults_until = Duration::from_secs(20);
+    options
+}
+
+/// The backup sleeps for longer than the timeout, and the owner dies meanwhile or soon after.
+fn sleeping_backup(random: &mut Random) -> Options {
+    let steps = [
+        (When::InSync, Action::Freeze(Who::Backup, ms(300 + random.below(300)))),
+        (When::After(ms(150 + random.below(100))), Action::Crash(Who::Owner, 0)),
+    ];
+    lasting(world(random, steps))
+}
+
+/// Connections that are still there when all steps have been done: their clients are far away.
+fn lasting(mut options: Options) -> Options {
+    for plan in &mut options.plans {
+        (plan.up, plan.down) = (plan.up * 3, plan.down * 3);
+    }
+    let [client, _, cluster] = &mut options.faults;
+    client.delay += ms(10);
+    cluster.delay += ms(1);
+    options
+}
