@@ -207,7 +207,11 @@ fn a_full_backup_makes_windows_small_and_loses_nothing() {
 #[test]
 fn an_idle_connection_is_reset_after_its_time() {
     for crash in [false, true] {
-        let sleeper = Plan { backend_reads_after: ms(20_000), ..Plan::new(1, 2_000_000, 0) };
+        let sleeper = Plan {
+            backend_reads_after: ms(20_000),
+            first_to_close: End::Client,
+            ..Plan::new(1, 2_000_000, 0)
+        };
         let mut steps = vec![step(After(ms(1_000)), Wait)];
         if crash {
             steps.push(step(InSync, Crash(Owner, 0)));
