@@ -15,6 +15,8 @@ pub struct Options {
     pub backend_listens: bool,
     /// Bytes are replicated after this time; None: never.
     pub hold: Option<Duration>,
+    /// The relays demand a certificate of every client.
+    pub client_auth: bool,
     /// Toward clients, backends and other relays.
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
@@ -86,6 +88,7 @@ impl Options {
             ipv6: false,
             backend_listens: true,
             hold: Some(Duration::from_millis(2)),
+            client_auth: false,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
             noise: 0,
