@@ -403,22 +403,22 @@ const FILES: &[Case] = &[
     (
         "port = 443\n",
         "port = 443\nclient_auth = \"required\"\n",
-        ":31: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
+        ":32: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"chain.pem\"\nclient_auth = \"maybe\"\n",
-        ":32: listener[1].client_auth: \"maybe\" is no demand on clients: set it to required or optional",
+        ":33: listener[1].client_auth: \"maybe\" is no demand on clients: set it to required or optional",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"key.pem\"\n",
-        ":31: listener[1].client_ca: key.pem holds no certificate: name a PEM file with the authorities that issue clients' certificates",
+        ":32: listener[1].client_ca: key.pem holds no certificate: name a PEM file with the authorities that issue clients' certificates",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"absent\"\n",
-        ":31: listener[1].client_ca: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
+        ":32: listener[1].client_ca: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
     ),
 ];
 
