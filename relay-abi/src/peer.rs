@@ -23,6 +23,9 @@ pub const MEMBERS_MAX: usize = 16;
 /// Log entries in one message at most; a flow's log is kept shorter by the send window.
 pub const ENTRIES_MAX: usize = 8192;
 
+/// Bytes of a TLS session at most: its secret, and the client's certificates.
+pub const SESSION_MAX: usize = 4096;
+
 /// What an owner tells its backups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
@@ -49,6 +52,8 @@ pub enum Message<'a> {
     Data { flow: u64, direction: Direction, offset: u64, fin: bool, bytes: &'a [u8] },
     /// The flow is over.
     End { flow: u64 },
+    /// A TLS 1.2 session that a client may resume by its id; belongs to no flow.
+    Session(Session<'a>),
 }
 
 /// Who owns the buckets and who may take over (rule 1).
@@ -205,6 +210,17 @@ pub struct Base<'a> {
     pub created_ms: u64,
 }
 
+/// A TLS session that is kept at the server (RFC 5246 section 7.3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Session<'a> {
+    /// Digest of the session's id and of all that a client must meet again to resume it.
+    pub key: [u8; 32],
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// What the TLS library needs to resume it, at most [`SESSION_MAX`] bytes; holds secrets.
+    pub value: &'a [u8],
+}
+
 const VIEW: u8 = 1;
 const BASE: u8 = 2;
 const BASES_END: u8 = 3;
@@ -214,6 +230,7 @@ const DATA: u8 = 6;
 const END: u8 = 7;
 const OPENING: u8 = 8;
 const TRANSCRIPT: u8 = 9;
+const SESSION: u8 = 10;
 
 impl<'a> Message<'a> {
     /// Appends the encoded message to `out`.
@@ -265,6 +282,10 @@ impl<'a> Message<'a> {
                 out.u8(END);
                 out.u64(*flow);
             }
+            Message::Session(session) => {
+                out.u8(SESSION);
+                session.encode(out);
+            }
         }
     }
 
@@ -297,6 +318,7 @@ impl<'a> Message<'a> {
                 return Ok(Message::Data { flow, direction, offset, fin, bytes });
             }
             END => Message::End { flow: r.u64()? },
+            SESSION => Message::Session(Session::decode(&mut r)?),
             OPENING => Message::Opening(Opening::decode(&mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,
@@ -474,6 +496,28 @@ impl<'a> Opening<'a> {
             journal: r.prefixed()?,
             created_ms: r.u64()?,
         })
+    }
+}
+
+impl<'a> Session<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.bytes(&self.key);
+        out.u64(self.created);
+        out.prefixed(self.value);
+    }
+
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let session = Session { key: r.array()?, created: r.u64()?, value: r.prefixed()? };
+        if session.value.len() > SESSION_MAX {
+            return Err(Malformed);
+        }
+        Ok(session)
+    }
+}
+
+impl core::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Session").field("created", &self.created).finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ pub use report::{Load, NodeReport, PeerReport};
 
 use std::collections::VecDeque;
 
-use relay_abi::peer::View;
+use relay_abi::peer::{Message, Session, View};
 
 use crate::config::{Settings, Side};
 use crate::crypto;
@@ -19,6 +19,7 @@ use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
 use crate::shard::Shard;
 use crate::time::{Duration, Instant};
+use crate::tls::Sessions;
 
 /// Bytes of IPv6 and UDP headers around a cluster datagram.
 const DATAGRAM_HEADERS: usize = 40 + 8;
@@ -46,6 +47,8 @@ pub struct Node {
     promised: u64,
     replicas: Replicas,
     shadows: Shadows,
+    /// TLS sessions, our own and those of other owners: they belong to no flow and no term.
+    sessions: Sessions,
     shard: Shard,
     counters: Counters,
     commands: VecDeque<Command>,
@@ -105,7 +108,11 @@ impl Carrier {
 
 impl Node {
     /// A blank node. Everything unpredictable follows from `seed`.
-    pub fn new(settings: Settings, seed: [u8; 16], now: Instant) -> Self {
+    pub fn new(mut settings: Settings, seed: [u8; 16], now: Instant) -> Self {
+        let sessions = Sessions::default();
+        for listener in &mut settings.listeners {
+            listener.tls.keep_sessions_in(&sessions);
+        }
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
         let shard = blank_shard(&settings, &mut entropy, incarnation);
@@ -119,6 +126,7 @@ impl Node {
             promised: 0,
             replicas,
             shadows: Shadows::default(),
+            sessions,
             shard,
             counters: Counters::default(),
             commands: VecDeque::new(),
@@ -201,6 +209,7 @@ impl Node {
         self.update_membership(now);
         if self.role == Role::Owner {
             self.shard.turn(now, &mut self.replicas, &mut self.counters, &self.settings);
+            self.tell_sessions();
             self.announce(now);
         }
         while let Some(address) = self.shard.poll_unresolved() {
@@ -286,6 +295,15 @@ impl Node {
         peer.mac = source;
         self.heard(now, index, event);
         self.apply_messages(now, index)
+    }
+
+    /// Gives followers the sessions that were made since. Nothing waits for them.
+    fn tell_sessions(&mut self) {
+        let Node { sessions, replicas, .. } = self;
+        let mut tell = |session: &Session<'_>| {
+            replicas.push(None, &Message::Session(*session));
+        };
+        while sessions.next_untold(&mut tell) {}
     }
 
     fn status(&self, now: Instant) -> Status {

@@ -159,6 +159,17 @@ pub struct Listener {
     pub backends: Vec<SocketAddr>,
     /// The certificates; at least one. The first serves clients that name no known server.
     pub certificates: Vec<Certificate>,
+    /// What is demanded of clients; None: they are not asked for certificates.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// `listener.client_ca` and `listener.client_auth`.
+#[derive(Clone, Debug)]
+pub struct ClientAuth {
+    /// PEM of the authorities that issue clients' certificates.
+    pub authorities: Vec<u8>,
+    /// Whether a client without a certificate is refused.
+    pub required: bool,
 }
 
 /// `[[listener.certificate]]`.

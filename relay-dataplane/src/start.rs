@@ -165,9 +165,15 @@ fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listen
         certificate_chain_pem: certificate.chain.clone(),
         key_pem: certificate.key.clone(),
     });
+    let client_auth = listener.client_auth.as_ref().map(|client_auth| tls::ClientAuth {
+        authorities_pem: client_auth.authorities.clone(),
+        required: client_auth.required,
+    });
     let options = tls::ServerOptions {
+        name: name(listener),
         identities: identities.collect(),
         alpn: Vec::new(),
+        client_auth,
         ticket_key: cluster_secret(&config.cluster.key, "tickets"),
         clock: Arc::new(WallClock),
         entropy: None,
@@ -183,6 +189,12 @@ fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listen
         backends: listener.backends.iter().map(endpoint).collect(),
         tls,
     })
+}
+
+/// A listener's name, the same at every node: its addresses, in whatever order they are written.
+fn name(listener: &crate::config::Listener) -> Vec<u8> {
+    let addresses: BTreeSet<_> = listener.addresses.iter().collect();
+    format!("{addresses:?} {}", listener.port).into_bytes()
 }
 
 fn fill_random(seed: &mut [u8]) -> std::io::Result<()> {

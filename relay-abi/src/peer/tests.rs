@@ -59,6 +59,7 @@ fn samples() -> Vec<Message<'static>> {
         Message::Progress { flow: 1, up, down, window: 65535 },
         Message::Data { flow: 1, direction: Direction::Down, offset: 5, fin: true, bytes: b"abc" },
         Message::End { flow: 1 },
+        Message::Session(Session { key: [4; 32], created: 77, value: b"secret" }),
     ]
 }
 

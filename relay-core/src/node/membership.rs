@@ -4,7 +4,7 @@
 
 use core::cmp::Reverse;
 
-use relay_abi::peer::{Message, View};
+use relay_abi::peer::{Message, Session, View};
 
 use super::{Command, Node, blank_replicas, blank_shard};
 use crate::canary::{Canary, breaks};
@@ -118,7 +118,14 @@ impl Node {
                 }
                 break Err(Reason::PeerStaleTerm);
             }
-            if let Err(reason) = self.shadows.apply(&message) {
+            let result = match &message {
+                Message::Session(session) => {
+                    self.sessions.learn(session);
+                    Ok(())
+                }
+                message => self.shadows.apply(message),
+            };
+            if let Err(reason) = result {
                 break Err(reason);
             }
             peer.link.inbox().mark_applied();
@@ -357,6 +364,9 @@ impl Node {
 
     fn teach(&mut self, now: Instant, index: usize, mut upto: Option<crate::id::FlowId>) {
         while self.replicas.peers[index].link.outbox_ref().backlog() < LEARNING_BACKLOG_MAX {
+            if self.teach_session(index) {
+                continue;
+            }
             let next = self.shard.next_replicated(upto);
             let Some(flow) = next else {
                 let mut end = self.replicas.push_to(index, &Message::BasesEnd);
@@ -374,6 +384,21 @@ impl Node {
             self.shard.replicate(flow, io, &mut self.counters, &self.settings);
             self.replicas.address(None);
         }
+    }
+
+    /// Gives a learner one more session; false when it has them all. Those that are made meanwhile
+    /// go to every follower.
+    fn teach_session(&mut self, index: usize) -> bool {
+        let Node { sessions, replicas, .. } = self;
+        let taught = replicas.peers[index].taught_session;
+        let tell = |session: &Session<'_>| {
+            replicas.push_to(index, &Message::Session(*session));
+        };
+        let next = sessions.next_after(taught, tell);
+        if let Some(serial) = next {
+            replicas.peers[index].taught_session = serial;
+        }
+        next.is_some()
     }
 
     fn promote(&mut self, index: usize) {

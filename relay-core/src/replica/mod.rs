@@ -54,6 +54,8 @@ pub struct Peer {
     pub rest_until: Instant,
     /// How long it rests the next time (rule 19: re-admission backs off).
     pub rest: Duration,
+    /// Serial number of the last TLS session that the peer was given while it learns.
+    pub taught_session: u64,
     /// The stream epoch for which the messages were applied last.
     pub applied_epoch: u32,
     /// Ends of messages in the peer's stream, and their numbers.
@@ -79,6 +81,7 @@ impl Peer {
             standing: Standing::Out,
             rest_until: Instant::ZERO,
             rest: REST_MIN,
+            taught_session: 0,
             applied_epoch: 0,
             marks: VecDeque::new(),
         }
@@ -96,6 +99,7 @@ impl Peer {
     /// Stops sending messages; the stream begins anew when the peer learns again.
     pub fn put_out(&mut self) {
         self.standing = Standing::Out;
+        self.taught_session = 0;
         self.link.restart_outbox();
         self.marks.clear();
     }

@@ -88,7 +88,8 @@ impl Shadows {
     /// must not be acknowledged.
     pub fn apply(&mut self, message: &Message<'_>) -> Result<(), Reason> {
         match message {
-            Message::View(_) => Ok(()),
+            // Neither belongs to a flow.
+            Message::View(_) | Message::Session(_) => Ok(()),
             Message::Opening(opening) => {
                 let shadow = OpeningShadow::new(opening).ok_or(Reason::PeerMalformed)?;
                 self.base(FlowId(opening.flow), Shadow::Opening(Box::new(shadow)));

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use rustls::crypto::SecureRandom;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
-use super::journal;
+use super::client_auth::{self, ClientAuth, ClientAuthError};
+use super::crypto::digest;
+use super::journal::{self, Environment};
 use super::provider::{
     JournaledClock, JournaledKey, JournaledTickets, SecretCapture, journaled_provider,
 };
 use super::rustls_crypto;
+use super::sessions::{JournaledSessions, Sessions};
 use super::ticket::ClusterTickets;
 
 /// Most identities of one server.
@@ -31,9 +34,16 @@ pub const MAX_CERTIFICATE_CHAIN: usize = 32 * 1024;
 /// in pairs.
 const TICKETS: usize = 2;
 
+/// A digest of what a client must meet again to resume a session: the server's name in the cluster
+/// and its demands on clients. rustls itself compares the name that the client asks for.
+pub(super) type Binding = [u8; 32];
+
 /// What a server is made of.
 #[derive(Clone)]
 pub struct ServerOptions {
+    /// Tells the servers of a cluster apart, at every relay in the same way: a session of one is
+    /// never resumed at another.
+    pub name: Vec<u8>,
     /// Certificates and their keys, chosen by the name that the client asks for (SNI, RFC 6066
     /// section 3). Several may have the same name and keys of different kinds. A client that asks
     /// for no name is shown the first, one that asks for an unknown name gets an alert.
@@ -41,6 +51,8 @@ pub struct ServerOptions {
     /// The protocols to choose from, the preferred one first (ALPN, RFC 7301). None: no choice is
     /// made. A client that offers none of them gets an alert.
     pub alpn: Vec<Vec<u8>>,
+    /// Whether clients are asked for a certificate; None: they are not.
+    pub client_auth: Option<ClientAuth>,
     /// A secret that all relays of the cluster share: a ticket made at one opens at every other.
     pub ticket_key: [u8; 32],
     /// The wall clock: dates tickets.
@@ -79,6 +91,9 @@ pub enum ConfigError {
     /// An ALPN protocol is empty or too long, or there are too many of them.
     #[error("ALPN takes at most {MAX_ALPN_PROTOCOLS} protocols of 1 to 255 bytes, like \"h2\"")]
     Alpn,
+    /// Client certificates cannot be verified.
+    #[error("client_ca: {0}")]
+    ClientAuth(#[from] ClientAuthError),
     /// rustls refuses what the provider supports.
     #[error("TLS library: {0}")]
     Library(rustls::Error),
@@ -129,22 +144,26 @@ pub enum IdentityError {
 #[derive(Clone)]
 pub struct ServerConfig {
     pub(super) tls: Arc<rustls::ServerConfig>,
-    pub(super) entropy: Option<Arc<dyn SecureRandom>>,
+    pub(super) environment: Environment,
 }
 
 impl ServerConfig {
     /// Checks `options`, and that every key belongs to its certificate.
     pub fn new(options: ServerOptions) -> Result<ServerConfig, ConfigError> {
-        let ServerOptions { identities, alpn, ticket_key, clock, entropy } = options;
+        let ServerOptions { name, identities, alpn, client_auth, ticket_key, clock, entropy } =
+            options;
         let bad_alpn = |protocol: &Vec<u8>| protocol.is_empty() || protocol.len() > 255;
         if alpn.len() > MAX_ALPN_PROTOCOLS || alpn.iter().any(bad_alpn) {
             return Err(ConfigError::Alpn);
         }
         let identities = Identities::new(&identities)?;
-        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(journaled_provider()))
+        let provider = Arc::new(journaled_provider());
+        let (verifier, demands) = client_auth::verifier(client_auth.as_ref(), &provider)?;
+        let binding = binding(&name, &demands);
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(ConfigError::Library)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(identities));
         tls.alpn_protocols = alpn;
         tls.enable_secret_extraction = true;
@@ -152,12 +171,29 @@ impl ServerConfig {
         // 0-RTT stays off: a replayed request would run twice (RFC 8446 section 8).
         tls.max_early_data_size = 0;
         tls.send_tls13_tickets = TICKETS;
-        tls.session_storage = Arc::new(NoServerSessionStorage {});
-        tls.ticketer =
-            Arc::new(JournaledTickets(ClusterTickets::new(ticket_key, Arc::clone(&clock))));
+        tls.session_storage = Arc::new(JournaledSessions { binding, clock: Arc::clone(&clock) });
+        tls.ticketer = Arc::new(JournaledTickets {
+            tickets: ClusterTickets::new(ticket_key, binding, Arc::clone(&clock)),
+            only_full: client_auth.is_some(),
+        });
         tls.time_provider = Arc::new(JournaledClock(clock));
-        Ok(ServerConfig { tls: Arc::new(tls), entropy })
+        let environment = Environment { entropy, sessions: Some(Sessions::default()) };
+        Ok(ServerConfig { tls: Arc::new(tls), environment })
     }
+
+    /// From here on sessions are kept in `sessions`, which all servers of a node share.
+    pub fn keep_sessions_in(&mut self, sessions: &Sessions) {
+        self.environment.sessions = Some(sessions.clone());
+    }
+}
+
+fn binding(name: &[u8], demands: &[u8]) -> Binding {
+    let mut bound = (name.len() as u64).to_be_bytes().to_vec();
+    bound.extend_from_slice(name);
+    bound.extend_from_slice(demands);
+    let mut binding = Binding::default();
+    binding.copy_from_slice(digest::digest(&digest::SHA256, &bound).as_ref());
+    binding
 }
 
 /// The identities and their names.

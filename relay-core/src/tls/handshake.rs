@@ -12,8 +12,9 @@ use super::record::{OpenError, record_header};
 use super::suite::{Suite, Version};
 use crate::reason::Reason;
 
-/// Most bytes that a client may need for its handshake. Without client certificates that is two
-/// ClientHellos and a Finished: 300 to 4,000 bytes in practice. All of it is replicated.
+/// Most bytes that a client may need for its handshake: two ClientHellos and a Finished, 300 to
+/// 4,000 bytes in practice, and the chain of its certificate, if it is asked for one. All of it is
+/// replicated.
 pub const MAX_HANDSHAKE_INPUT: usize = 32 * 1024;
 
 /// A handshake in progress. It reads no further than its own end: application data that comes
@@ -107,7 +108,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 impl Handshake {
     /// Waits for a ClientHello.
     pub fn new(config: &ServerConfig) -> Result<Handshake, HandshakeError> {
-        Handshake::with(config, Context::new(config.entropy.clone()))
+        Handshake::with(config, Context::new(config.environment.clone()))
     }
 
     /// Goes on where another relay has come to, given what it had consumed and journaled. All
@@ -118,7 +119,7 @@ impl Handshake {
         input: &[u8],
         journal: &[u8],
     ) -> Result<Handshake, HandshakeError> {
-        let context = Context::replay(journal, config.entropy.clone())?;
+        let context = Context::replay(journal, config.environment.clone())?;
         let mut handshake = Handshake::with(config, context)?;
         let progress = handshake.handle(input, &mut Vec::new())?;
         if progress.consumed != input.len() {

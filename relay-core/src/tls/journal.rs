@@ -15,12 +15,16 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::crypto::{digest, rand};
 use super::keys::Secret;
+use super::sessions::Sessions;
+use super::ticket::MAX_TICKET;
 
 /// Longest journal. A handshake needs 180 to 2,200 bytes (RSA-4096 and X25519MLKEM768 at worst).
-pub const MAX_JOURNAL: usize = 8 * 1024;
+/// With a client's certificates, which sessions contain, it opens one ticket and seals two.
+pub const MAX_JOURNAL: usize = 16 * 1024;
+const _: () = assert!(3 * MAX_TICKET + 2_200 < MAX_JOURNAL);
 
 /// Format of the journal, and the version of rustls, whose behaviour the journal depends on.
-pub(super) const HEADER: [u8; 4] = [1, 0, 23, 46];
+pub(super) const HEADER: [u8; 4] = [2, 0, 23, 46];
 
 /// What is allocated at first: enough for most handshakes, so that secrets are rarely copied.
 const USUAL_JOURNAL: usize = 1024;
@@ -46,6 +50,9 @@ pub(super) enum Operation {
     Clock = 8,
     /// Digest of the output.
     Output = 9,
+    /// When a session was stored.
+    PutSession = 10,
+    GetSession = 11,
 }
 
 /// Why a journal cannot be written or repeated. The connection is lost then: going on with other
@@ -60,6 +67,15 @@ pub(super) enum Fault {
     KeyNotExported,
 }
 
+/// What a connection is given by its node.
+#[derive(Clone, Default)]
+pub(super) struct Environment {
+    /// Replaces the system's randomness.
+    pub entropy: Option<Arc<dyn SecureRandom>>,
+    /// The node's; without them no session is stored.
+    pub sessions: Option<Sessions>,
+}
+
 /// What belongs to one connection while rustls serves it.
 #[derive(Default)]
 pub(super) struct Context {
@@ -69,7 +85,9 @@ pub(super) struct Context {
     /// No answer may be new.
     replaying: bool,
     fault: Option<Fault>,
-    entropy: Option<Arc<dyn SecureRandom>>,
+    environment: Environment,
+    /// A ticket was opened, so that the session may be one of before.
+    pub(super) ticket_opened: bool,
     /// No certificate has the name that the client asks for.
     pub(super) name_unknown: bool,
     /// The first traffic secrets (TLS 1.3): the client's and the server's.
@@ -78,18 +96,15 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// An empty journal. `entropy` replaces the system's randomness.
-    pub(super) fn new(entropy: Option<Arc<dyn SecureRandom>>) -> Context {
+    /// An empty journal.
+    pub(super) fn new(environment: Environment) -> Context {
         let mut journal = Zeroizing::new(Vec::with_capacity(USUAL_JOURNAL));
         journal.extend_from_slice(&HEADER);
-        Context { position: journal.len(), journal, entropy, ..Context::default() }
+        Context { position: journal.len(), journal, environment, ..Context::default() }
     }
 
     /// Repeats `journal`, up to [`Self::finish_replay`].
-    pub(super) fn replay(
-        journal: &[u8],
-        entropy: Option<Arc<dyn SecureRandom>>,
-    ) -> Result<Context, Fault> {
+    pub(super) fn replay(journal: &[u8], environment: Environment) -> Result<Context, Fault> {
         if journal.len() > MAX_JOURNAL {
             return Err(Fault::TooLong);
         }
@@ -98,7 +113,7 @@ impl Context {
         }
         let journal = Zeroizing::new(journal.to_vec());
         let position = HEADER.len();
-        Ok(Context { journal, position, replaying: true, entropy, ..Context::default() })
+        Ok(Context { journal, position, replaying: true, environment, ..Context::default() })
     }
 
     /// From here on answers are new. Fails unless the whole journal was repeated.
@@ -223,6 +238,23 @@ pub(super) fn journaled(
     Ok(answer)
 }
 
+/// Journals an answer that may be `None`: no byte at all then, else a one before the answer.
+pub(super) fn optional(
+    operation: Operation,
+    live: impl FnOnce() -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let answer = journaled(operation, || {
+        let mut answer = Zeroizing::new(Vec::new());
+        if let Some(bytes) = live().map(Zeroizing::new) {
+            answer.reserve_exact(1 + bytes.len());
+            answer.push(1);
+            answer.extend_from_slice(&bytes);
+        }
+        Ok(answer)
+    });
+    Some(answer.ok()?.split_first()?.1.to_vec())
+}
+
 /// Marks the connection as lost.
 pub(super) fn fail(fault: Fault) {
     current(|context| context.fail(fault));
@@ -239,7 +271,12 @@ pub(super) fn fresh_random(buffer: &mut [u8]) -> Result<(), GetRandomFailed> {
 
 /// The configured source of entropy, if any.
 pub(super) fn configured_entropy() -> Option<Arc<dyn SecureRandom>> {
-    current(|context| context.entropy.clone()).flatten()
+    current(|context| context.environment.entropy.clone()).flatten()
+}
+
+/// The sessions of the connection's node.
+pub(super) fn sessions() -> Option<Sessions> {
+    current(|context| context.environment.sessions.clone()).flatten()
 }
 
 #[cfg(test)]
@@ -257,19 +294,19 @@ mod tests {
 
     #[test]
     fn a_panic_leaves_no_context_behind() {
-        let mut context = Context::new(None);
+        let mut context = Context::new(Environment::default());
         let answer = random(&mut context);
         let panicking = std::panic::AssertUnwindSafe(|| with_context(&mut context, || panic!()));
         assert!(std::panic::catch_unwind(panicking).is_err());
         assert_eq!(current(|_| ()), None);
-        let mut replayed = Context::replay(context.journal(), None).unwrap();
+        let mut replayed = Context::replay(context.journal(), Environment::default()).unwrap();
         assert_eq!(random(&mut replayed), answer);
         replayed.finish_replay().unwrap();
     }
 
     #[test]
     fn connections_do_not_see_each_other() {
-        let (mut outer, mut inner) = (Context::new(None), Context::new(None));
+        let [mut outer, mut inner] = [(); 2].map(|()| Context::new(Environment::default()));
         let empty = outer.journal().len();
         with_context(&mut outer, || random(&mut inner));
         assert_eq!(outer.journal().len(), empty);
@@ -286,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_journal_is_bounded() {
-        let mut context = Context::new(None);
+        let mut context = Context::new(Environment::default());
         let answer = Zeroizing::new(vec![0; 1000]);
         let append = |context: &mut Context| {
             with_context(context, || journaled(Operation::Sign, || Ok(answer.clone()))).is_ok()
@@ -296,6 +333,6 @@ mod tests {
         assert_eq!(context.fault(), Some(Fault::TooLong));
         assert!(context.journal().len() <= MAX_JOURNAL);
         let long = vec![0; MAX_JOURNAL + 1];
-        assert!(matches!(Context::replay(&long, None), Err(Fault::TooLong)));
+        assert!(matches!(Context::replay(&long, Environment::default()), Err(Fault::TooLong)));
     }
 }

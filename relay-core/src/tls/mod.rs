@@ -16,6 +16,7 @@
 //! After the handshake rustls is done: the traffic secrets and sequence numbers
 //! ([`DirectionState`]) are all that a [`Sealer`] and an [`Opener`] need.
 
+mod client_auth;
 mod config;
 #[cfg(feature = "aws-lc-rs")]
 mod ephemeral;
@@ -27,12 +28,14 @@ mod journal;
 mod keys;
 mod provider;
 mod record;
+mod sessions;
 mod suite;
 mod ticket;
 
 #[cfg(test)]
 mod tests;
 
+pub use client_auth::{ClientAuth, ClientAuthError, MAX_CLIENT_CA_NAMES, MAX_CLIENT_CAS};
 pub use config::{
     ConfigError, Identity, IdentityError, MAX_ALPN_PROTOCOLS, MAX_CERTIFICATE_CHAIN,
     MAX_IDENTITIES, ServerConfig, ServerOptions,
@@ -44,6 +47,7 @@ pub use record::{
     ContentType, HEADER_LEN, MAX_PLAINTEXT, MAX_RECORD, OpenError, Opener, SealError, Sealer,
     TAG_LEN, Tag, record_header,
 };
+pub use sessions::{MAX_SESSIONS, MAX_SESSIONS_BYTES, Sessions};
 pub use suite::{Suite, Version};
 pub use ticket::TICKET_LIFETIME;
 

@@ -17,7 +17,7 @@ use rustls::{Error, KeyLog, NamedGroup, ProtocolVersion, SignatureAlgorithm, Sig
 use zeroize::Zeroizing;
 
 use super::ephemeral;
-use super::journal::{self, Fault, Operation, journaled};
+use super::journal::{self, Fault, Operation, journaled, optional};
 use super::keys::Secret;
 use super::rustls_crypto::{self, kx_group};
 
@@ -36,7 +36,12 @@ pub(super) struct JournaledKey(pub(super) Arc<dyn SigningKey>);
 
 /// Journals what is sealed into tickets and what opened ones say.
 #[derive(Debug)]
-pub(super) struct JournaledTickets<T>(pub(super) T);
+pub(super) struct JournaledTickets<T> {
+    pub tickets: T,
+    /// A resumed session gets no new ticket. Else a client's certificate, which is verified in full
+    /// handshakes only, would never expire.
+    pub only_full: bool,
+}
 
 /// Journals the wall clock.
 #[derive(Debug)]
@@ -210,19 +215,24 @@ impl Signer for JournaledSigner {
 
 impl<T: ProducesTickets> ProducesTickets for JournaledTickets<T> {
     fn enabled(&self) -> bool {
-        self.0.enabled()
+        self.tickets.enabled()
     }
 
     fn lifetime(&self) -> u32 {
-        self.0.lifetime()
+        self.tickets.lifetime()
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        optional(Operation::SealTicket, || self.0.encrypt(plain))
+        if self.only_full && journal::current(|context| context.ticket_opened) != Some(false) {
+            return None;
+        }
+        optional(Operation::SealTicket, || self.tickets.encrypt(plain))
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        optional(Operation::OpenTicket, || self.0.decrypt(ticket))
+        let opened = optional(Operation::OpenTicket, || self.tickets.decrypt(ticket))?;
+        journal::current(|context| context.ticket_opened = true);
+        Some(opened)
     }
 }
 
@@ -253,20 +263,6 @@ impl KeyLog for SecretCapture {
     fn will_log(&self, label: &str) -> bool {
         matches!(label, CLIENT_SECRET | SERVER_SECRET)
     }
-}
-
-/// Journals an answer that may be `None`: no byte at all then, else a one before the answer.
-fn optional(operation: Operation, live: impl FnOnce() -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let answer = journaled(operation, || {
-        let mut answer = Zeroizing::new(Vec::new());
-        if let Some(bytes) = live().map(Zeroizing::new) {
-            answer.reserve_exact(1 + bytes.len());
-            answer.push(1);
-            answer.extend_from_slice(&bytes);
-        }
-        Ok(answer)
-    });
-    Some(answer.ok()?.split_first()?.1.to_vec())
 }
 
 /// An answer of two parts.

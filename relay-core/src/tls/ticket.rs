@@ -2,8 +2,9 @@
 //! relay seals, every other opens.
 //!
 //! A ticket is epoch (4 bytes) | nonce (12) | ciphertext | tag (16). The key follows from the
-//! secret and the epoch, which is the wall clock in units of [`EPOCH`]: tickets expire, and no key
-//! seals so many of them that random nonces could meet.
+//! secret, the server's [`Binding`] and the epoch, which is the wall clock in units of [`EPOCH`]:
+//! tickets expire, no key seals so many of them that random nonces could meet, and none opens at a
+//! server with another name or other demands on clients.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use rustls::server::ProducesTickets;
 use rustls::time_provider::TimeProvider;
 use zeroize::Zeroizing;
 
+use super::config::Binding;
 use super::crypto::{aead, hkdf};
 use super::journal;
 use super::keys::OutputLen;
@@ -25,21 +27,31 @@ const EPOCH: u64 = TICKET_LIFETIME as u64;
 /// Epochs that the clock of the relay which sealed may be ahead.
 const AHEAD: u32 = 1;
 
-/// Longest plaintext: rustls's session state without client certificates is below 1 KiB.
+/// Longest plaintext: rustls's session state is below 1 KiB, and the client's certificates. A client
+/// with longer ones gets no ticket.
 const MAX_PLAINTEXT: usize = 4096;
 
 const EPOCH_LEN: usize = 4;
+
+/// Longest ticket.
+pub(super) const MAX_TICKET: usize =
+    EPOCH_LEN + aead::NONCE_LEN + MAX_PLAINTEXT + aead::MAX_TAG_LEN;
 
 /// Seals and opens tickets. Randomness and time come from the connection's context, where the
 /// caller journals what is made of them.
 pub(super) struct ClusterTickets {
     secret: Zeroizing<[u8; 32]>,
+    binding: Binding,
     clock: Arc<dyn TimeProvider>,
 }
 
 impl ClusterTickets {
-    pub(super) fn new(secret: [u8; 32], clock: Arc<dyn TimeProvider>) -> ClusterTickets {
-        ClusterTickets { secret: Zeroizing::new(secret), clock }
+    pub(super) fn new(
+        secret: [u8; 32],
+        binding: Binding,
+        clock: Arc<dyn TimeProvider>,
+    ) -> ClusterTickets {
+        ClusterTickets { secret: Zeroizing::new(secret), binding, clock }
     }
 
     fn epoch(&self) -> Option<u32> {
@@ -50,7 +62,10 @@ impl ClusterTickets {
         let algorithm = &aead::AES_256_GCM;
         let mut key = Zeroizing::new([0; 32]);
         hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &*self.secret)
-            .expand(&[b"relay session ticket", &epoch.to_be_bytes()], OutputLen(key.len()))
+            .expand(
+                &[b"relay session ticket", &self.binding, &epoch.to_be_bytes()],
+                OutputLen(key.len()),
+            )
             .ok()?
             .fill(&mut *key)
             .ok()?;

@@ -113,6 +113,8 @@ pub(super) struct Listener {
     pub snat: Spanned<Vec<Spanned<String>>>,
     pub backends: Spanned<Vec<Spanned<String>>>,
     pub certificate: Spanned<Vec<Certificate>>,
+    pub client_ca: Option<Spanned<String>>,
+    pub client_auth: Option<Spanned<String>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -12,8 +12,8 @@ use toml::Spanned;
 use super::error::{ConfigError, Source};
 use super::parse::{self, Hold};
 use super::{
-    Certificate, Cluster, Config, Limits, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
-    Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
+    Certificate, ClientAuth, Cluster, Config, Limits, Listener, MAX_LISTENERS, MAX_PEERS,
+    MAX_PER_LISTENER, Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
 };
 
 /// A peer is suspected only after this many heartbeats went missing: a few may be lost.
@@ -320,7 +320,8 @@ impl Resolver<'_> {
         let certificates = listener.certificate.get_ref().iter();
         let certificates =
             certificates.map(|pair| self.certificate(pair)).collect::<Result<_>>()?;
-        Ok(Listener { addresses, port, snat, backends, certificates })
+        let client_auth = self.client_auth(listener)?;
+        Ok(Listener { addresses, port, snat, backends, certificates, client_auth })
     }
 
     fn snat(&mut self, snat: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<IpAddr>> {
@@ -381,6 +382,40 @@ impl Resolver<'_> {
             ));
         }
         Ok(Certificate { chain: chain.bytes, key })
+    }
+
+    fn client_auth(&self, listener: &parse::Listener) -> Result<Option<ClientAuth>> {
+        let (name, word) = match (&listener.client_ca, &listener.client_auth) {
+            (None, None) => return Ok(None),
+            (None, Some(word)) => {
+                return Err(self.wrong(
+                    word,
+                    "there is no client_ca to verify clients with",
+                    "name the authorities with client_ca, or remove it",
+                ));
+            }
+            (Some(name), word) => (name, word.as_ref()),
+        };
+        let required = match word.map(|word| (word, word.get_ref().as_str())) {
+            None | Some((_, "required")) => true,
+            Some((_, "optional")) => false,
+            Some((word, other)) => {
+                return Err(self.wrong(
+                    word,
+                    format!("{other:?} is no demand on clients"),
+                    "set it to required or optional",
+                ));
+            }
+        };
+        let (path, authorities) = self.file(name)?;
+        if !files::has_section(&authorities.bytes, "CERTIFICATE") {
+            return Err(self.wrong(
+                name,
+                format!("{} holds no certificate", path.display()),
+                "name a PEM file with the authorities that issue clients' certificates",
+            ));
+        }
+        Ok(Some(ClientAuth { authorities: authorities.bytes, required }))
     }
 
     /// A file that only its owner should be able to read.

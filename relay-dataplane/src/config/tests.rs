@@ -77,7 +77,22 @@ fn a_valid_file_resolves_to_plain_values() {
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.listeners[0].backends[1], "[fd99:2::10]:8080".parse().unwrap());
     assert!(config.listeners[1].certificates[0].key.starts_with(b"-----BEGIN PRIVATE KEY"));
+    assert!(config.listeners.iter().all(|listener| listener.client_auth.is_none()));
     assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn clients_may_be_asked_for_certificates() {
+    let directory = Directory::new();
+    let required = |lines: &str| {
+        let text = VALID.replace("port = 443\n", &format!("port = 443\n{lines}"));
+        let client_auth = directory.load(&text).unwrap().listeners[0].client_auth.clone().unwrap();
+        assert!(client_auth.authorities.starts_with(b"-----BEGIN CERTIFICATE"));
+        client_auth.required
+    };
+    assert!(required("client_ca = \"chain.pem\"\n"));
+    assert!(required("client_ca = \"chain.pem\"\nclient_auth = \"required\"\n"));
+    assert!(!required("client_ca = \"chain.pem\"\nclient_auth = \"optional\"\n"));
 }
 
 #[test]
@@ -400,6 +415,26 @@ const FILES: &[Case] = &[
         "chain.pem",
         ".",
         ":35: listener[1].certificate[1].chain: . is not a regular file: name a file that the relay may read",
+    ),
+    (
+        "port = 443\n",
+        "port = 443\nclient_auth = \"required\"\n",
+        ":32: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
+    ),
+    (
+        "port = 443\n",
+        "port = 443\nclient_ca = \"chain.pem\"\nclient_auth = \"maybe\"\n",
+        ":33: listener[1].client_auth: \"maybe\" is no demand on clients: set it to required or optional",
+    ),
+    (
+        "port = 443\n",
+        "port = 443\nclient_ca = \"key.pem\"\n",
+        ":32: listener[1].client_ca: key.pem holds no certificate: name a PEM file with the authorities that issue clients' certificates",
+    ),
+    (
+        "port = 443\n",
+        "port = 443\nclient_ca = \"absent\"\n",
+        ":32: listener[1].client_ca: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
     ),
 ];
 

@@ -10,7 +10,7 @@ use smoltcp::socket::tcp::{Socket, State};
 
 use crate::host::{Buffers, Host};
 use crate::plan::{
-    Conduct, Direction, End, Plan, Version, content, difference, is_awake, turns_over,
+    Conduct, Direction, End, Plan, Resumption, Version, content, difference, is_awake, turns_over,
 };
 use crate::random::Random;
 use crate::tls;
@@ -96,7 +96,7 @@ impl Clients {
         self.host.poll(now);
         for flow in &mut self.flows {
             if !flow.started && flow.begin <= now {
-                flow.started = true;
+                flow.start();
                 let result = self.host.connect(flow.handle, self.vip, flow.port);
                 result.expect("every client has its own port");
             }
@@ -126,19 +126,13 @@ impl Client {
         begin: Instant,
         random: Random,
     ) -> Self {
-        let version = match plan.version {
-            Version::Tls12 => &rustls::version::TLS12,
-            Version::Tls13 => &rustls::version::TLS13,
-        };
-        let unknown = plan.conduct == Conduct::UnknownName;
-        let name = if unknown { OTHER_NAME } else { tls::SERVER_NAME };
         let mut client = Client {
             plan: plan.clone(),
             port,
             read: 0,
             outcome: None,
             handle,
-            tls: tls::client(version, name),
+            tls: tls_client(plan),
             pending: Vec::new(),
             written: 0,
             started: false,
@@ -160,6 +154,19 @@ impl Client {
             _ => {}
         }
         client
+    }
+
+    fn start(&mut self) {
+        self.started = true;
+        if self.plan.resumption != Resumption::Never {
+            // Now the sessions of those before it are there.
+            self.tls = tls_client(&self.plan);
+        }
+    }
+
+    /// Whether the client goes on with an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
     /// Whether the client has begun to connect.
@@ -331,4 +338,10 @@ impl Client {
         }
         None
     }
+}
+
+fn tls_client(plan: &Plan) -> ClientConnection {
+    let unknown = plan.conduct == Conduct::UnknownName;
+    let name = if unknown { OTHER_NAME } else { tls::SERVER_NAME };
+    tls::client((plan.version, plan.resumption, plan.certificate), name)
 }

@@ -29,6 +29,20 @@ pub struct Plan {
     pub rekeys: u32,
     /// The client writes records of at most this many bytes.
     pub record_max: u64,
+    pub resumption: Resumption,
+    /// The client shows a certificate when it is asked for one.
+    pub certificate: bool,
+}
+
+/// Which session the client offers to resume: the last of those that the run's clients keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    /// None, and it keeps none.
+    Never,
+    /// That of a ticket.
+    Ticket,
+    /// One that the relays keep (TLS 1.2 only).
+    SessionId,
 }
 
 /// One of the two ends.
@@ -100,6 +114,8 @@ impl Plan {
             naps: Duration::ZERO,
             rekeys: 0,
             record_max: 16_384,
+            resumption: Resumption::Never,
+            certificate: false,
         }
     }
 

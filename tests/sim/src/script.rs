@@ -20,6 +20,8 @@ pub struct Options {
     pub idle_max: Option<Duration>,
     /// Bytes that backups hold at most, before windows get small.
     pub replicated_max: u64,
+    /// The relays demand a certificate of every client.
+    pub client_auth: bool,
     /// Toward clients, backends and other relays.
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
@@ -113,6 +115,7 @@ impl Options {
             hold: Some(Duration::from_millis(2)),
             idle_max: None,
             replicated_max: 1 << 30,
+            client_auth: false,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
             noise: 0,

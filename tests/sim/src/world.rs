@@ -59,6 +59,8 @@ pub struct Report {
     pub completed: usize,
     /// How often a connection had to go on at another relay.
     pub survivals: usize,
+    /// Connections that went on with the session of an earlier one.
+    pub resumed: usize,
     /// Connections that a crash was allowed to take along.
     pub excused: usize,
     /// How every connection ended for its client.
@@ -390,6 +392,7 @@ impl World {
         let id = flow.plan.id;
         let outcome = flow.outcome.clone();
         let served = self.backend.is_done(id);
+        self.report.resumed += usize::from(flow.is_resumed());
         self.report.outcomes.push(outcome.clone());
         let good = match (&flow.plan.conduct, &outcome) {
             (_, Some(Outcome::Wrong(_))) => false,

@@ -19,7 +19,13 @@ pub fn server_certificates() -> [(PathBuf, PathBuf); 2] {
     })
 }
 
-/// Makes the authority and one ECDSA P-256 and one RSA certificate for [`SERVER_NAME`].
+/// Certificate chain and private key of a client.
+pub fn client_certificate() -> (PathBuf, PathBuf) {
+    (state_file("client.pem"), state_file("client.key"))
+}
+
+/// Makes the authority, a certificate for a client, and one ECDSA P-256 and one RSA certificate
+/// for [`SERVER_NAME`].
 pub fn create() -> Result<()> {
     let authority = "subject=/CN=relay lab CA\nbasicConstraints=critical,CA:TRUE\n\
                      keyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash";
@@ -42,8 +48,15 @@ pub fn create() -> Result<()> {
         vip(false),
         vip(true)
     );
-    let extensions = self::extensions(&server);
-    for ((chain, key), algorithm) in server_certificates().iter().zip([&p256[..], &rsa[..]]) {
+    let client = "subject=/CN=relay lab client\nbasicConstraints=critical,CA:FALSE\n\
+                  keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth";
+    let [ecdsa_server, rsa_server] = server_certificates();
+    for ((chain, key), algorithm, lines) in [
+        (ecdsa_server, &p256[..], server.as_str()),
+        (rsa_server, &rsa[..], server.as_str()),
+        (client_certificate(), &p256[..], client),
+    ] {
+        let extensions = self::extensions(lines);
         let (chain, key) = (chain.to_string_lossy(), key.to_string_lossy());
         let mut arguments = [&common[..], algorithm].concat();
         arguments.extend(["-CA", &ca, "-CAkey", &ca_key, "-keyout", &key, "-out", &chain]);

@@ -19,6 +19,8 @@ pub const SERVER_NAME: &str = "relay.test";
 pub const PORT: u16 = 443;
 /// VIP port whose connections go to [`BACKEND_RAW_PORT`].
 pub const RAW_PORT: u16 = 8443;
+/// VIP port whose connections go to the origin's HTTP server, for clients with a certificate.
+pub const CLIENT_AUTH_PORT: u16 = 9443;
 /// The origin's HTTP server.
 pub const BACKEND_PORT: u16 = 8080;
 /// Nothing listens here until a test starts a server in the backend's namespace.

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::plan::{
-    BACKEND_PORT, BACKEND_RAW_PORT, BACKEND_VIRTUAL_MAC, CLIENT_VIRTUAL_MAC, CLUSTER_PORT,
-    ENDPOINT_HOST, Network, PORT, RAW_PORT, VIRTUAL_HOST, control_socket, namespace, relay_host,
-    relay_name, state_file, vip,
+    BACKEND_PORT, BACKEND_RAW_PORT, BACKEND_VIRTUAL_MAC, CLIENT_AUTH_PORT, CLIENT_VIRTUAL_MAC,
+    CLUSTER_PORT, ENDPOINT_HOST, Network, PORT, RAW_PORT, VIRTUAL_HOST, control_socket, namespace,
+    relay_host, relay_name, state_file, vip,
 };
 use super::process::Process;
 use super::{Mode, Options, pki};
@@ -127,12 +127,14 @@ timeout_ms = {TIMEOUT_MS}
         text,
         "\n[virtual_mac]\nclient = \"{CLIENT_VIRTUAL_MAC}\"\nbackend = \"{BACKEND_VIRTUAL_MAC}\"\n"
     )?;
-    text += &listener(PORT, BACKEND_PORT)?;
-    text += &listener(RAW_PORT, BACKEND_RAW_PORT)?;
+    text += &listener(PORT, BACKEND_PORT, "")?;
+    text += &listener(RAW_PORT, BACKEND_RAW_PORT, "")?;
+    let client_auth = format!("client_ca = \"{}\"\n", pki::ca().display());
+    text += &listener(CLIENT_AUTH_PORT, BACKEND_PORT, &client_auth)?;
     Ok(text)
 }
 
-fn listener(port: u16, backend_port: u16) -> Result<String> {
+fn listener(port: u16, backend_port: u16, client_auth: &str) -> Result<String> {
     let mut text = format!(
         "
 [[listener]]
@@ -140,7 +142,7 @@ addresses = [\"{v4}\", \"{v6}\"]
 port = {port}
 snat = [\"{snat4}\", \"{snat6}\"]
 backends = [\"{backend}:{backend_port}\"]
-",
+{client_auth}",
         v4 = vip(false),
         v6 = vip(true),
         snat4 = Network::Backend.v4(VIRTUAL_HOST),

@@ -27,7 +27,7 @@ impl OpeningShadow {
             client: opening.client,
             input: Vec::new(),
             consumed: 0,
-            journal: Zeroizing::new(Vec::with_capacity(MAX_JOURNAL)),
+            journal: Zeroizing::new(Vec::new()),
             created_ms: opening.created_ms,
         };
         shadow.append((0, opening.input), opening.consumed, opening.journal).ok()?;
@@ -49,8 +49,19 @@ impl OpeningShadow {
             return Err(Reason::WindowExceeded);
         }
         self.input.extend_from_slice(input);
-        self.journal.extend_from_slice(journal);
+        self.append_journal(journal);
         self.consumed = consumed;
         Ok(())
+    }
+
+    /// Growing in place would leave a copy of the secrets behind.
+    fn append_journal(&mut self, journal: &[u8]) {
+        let length = self.journal.len() + journal.len();
+        if length > self.journal.capacity() {
+            let mut longer = Zeroizing::new(Vec::with_capacity(length));
+            longer.extend_from_slice(&self.journal);
+            self.journal = longer;
+        }
+        self.journal.extend_from_slice(journal);
     }
 }

@@ -144,7 +144,7 @@ fn tickets_of_strangers_are_ignored() {
     let config = server(&[&ECDSA]);
     let random = Random::new(4);
     let tickets = |config: &ServerConfig| config.tls.ticketer.clone();
-    let mut context = journal::Context::new(None);
+    let mut context = journal::Context::new(journal::Environment::default());
     journal::with_context(&mut context, || {
         let ticketer = tickets(&config);
         for _ in 0..100 {

@@ -1,5 +1,6 @@
 //! A rustls client against the handshake and the record layer.
 
+mod client_auth;
 mod config;
 mod garbage;
 mod handshake;
@@ -11,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, NamedGroup, RootCertStore,
     SupportedProtocolVersion,
@@ -68,8 +69,10 @@ impl TimeProvider for Clock {
 
 fn options(identities: &[&Identity]) -> ServerOptions {
     ServerOptions {
+        name: b"server".to_vec(),
         identities: identities.iter().copied().cloned().collect(),
         alpn: Vec::new(),
+        client_auth: None,
         ticket_key: TICKET_KEY,
         clock: Clock::at(NOW),
         entropy: None,
@@ -81,17 +84,20 @@ fn server(identities: &[&Identity]) -> ServerConfig {
 }
 
 /// What a client offers.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Client<'a> {
     version: &'static SupportedProtocolVersion,
     suite: Option<CipherSuite>,
     groups: &'a [NamedGroup],
     trust: &'a Identity,
+    certificate: Option<&'a Identity>,
+    /// Resumes by session ids only (TLS 1.2).
+    session_ids: bool,
 }
 
 impl<'a> Client<'a> {
     fn new(version: &'static SupportedProtocolVersion, trust: &'a Identity) -> Client<'a> {
-        Client { version, suite: None, groups: &[], trust }
+        Client { version, suite: None, groups: &[], trust, certificate: None, session_ids: false }
     }
 
     fn config(&self) -> ClientConfig {
@@ -108,12 +114,23 @@ impl<'a> Client<'a> {
         roots
             .add(CertificateDer::from_pem_slice(&self.trust.certificate_chain_pem).unwrap())
             .unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[self.version])
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match self.certificate {
+            None => builder.with_no_client_auth(),
+            Some(Identity { certificate_chain_pem, key_pem }) => {
+                let chain = CertificateDer::pem_slice_iter(certificate_chain_pem);
+                let chain = chain.collect::<Result<_, _>>().unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key_pem).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
         config.resumption = Resumption::in_memory_sessions(8);
+        if self.session_ids {
+            config.resumption = config.resumption.tls12_resumption(Tls12Resumption::SessionIdOnly);
+        }
         config
     }
 

@@ -1,5 +1,6 @@
 //! A handshake goes on at another relay, whenever the first one dies.
 
+use super::client_auth::client_auth;
 use super::*;
 use crate::tls::journal::HEADER;
 
@@ -83,6 +84,68 @@ fn a_handshake_survives_takeovers_anywhere() {
                 let kind = client.handshake_kind().unwrap();
                 assert_eq!(kind == rustls::HandshakeKind::Resumed, resumed);
             }
+        }
+    }
+}
+
+#[test]
+fn mutual_tls_survives_takeovers_anywhere() {
+    let certificate = identity(&rcgen::PKCS_ECDSA_P256_SHA256, &["client.test"]);
+    let client_auth = client_auth(&certificate, true);
+    for (version, identity, groups) in offers() {
+        if RING && version == TLS12 {
+            continue;
+        }
+        let with = |seconds| {
+            let (clock, client_auth) = (Clock::at(seconds), client_auth.clone());
+            ServerConfig::new(ServerOptions { clock, client_auth, ..options(&[identity]) }).unwrap()
+        };
+        let relays = [with(NOW), with(NOW + 3 * 3600)];
+        for stride in [usize::MAX, 301, 61] {
+            let certificate = Some(&certificate);
+            let offer = Client { groups: &groups, certificate, ..Client::new(version, identity) };
+            let config = Arc::new(offer.config());
+            for resumed in [false, true] {
+                let mut client = connect(&config);
+                run([&relays[0], &relays[1]], &mut client, stride);
+                let kind = client.handshake_kind().unwrap();
+                assert_eq!(kind == rustls::HandshakeKind::Resumed, resumed);
+            }
+        }
+    }
+}
+
+/// A replay stores the session, too, and needs no store to resume one.
+#[test]
+fn resumption_by_session_id_survives_takeovers_anywhere() {
+    if RING {
+        return;
+    }
+    let certificate = identity(&rcgen::PKCS_ECDSA_P256_SHA256, &["client.test"]);
+    for (identity, mutual) in [(&*ECDSA, false), (&*RSA, false), (&*ECDSA, true)] {
+        let auth = mutual.then(|| client_auth(&certificate, true).unwrap());
+        let with = |clock| {
+            let client_auth = auth.clone();
+            ServerConfig::new(ServerOptions { clock, client_auth, ..options(&[identity]) }).unwrap()
+        };
+        let relays = [with(Clock::at(NOW)), with(Clock::at(NOW + 3 * 3600))];
+        let certificate = mutual.then_some(&certificate);
+        for stride in [usize::MAX, 61, 1] {
+            let offer = Client { certificate, session_ids: true, ..Client::new(TLS12, identity) };
+            let config = Arc::new(offer.config());
+            for resumed in [false, true] {
+                let mut client = connect(&config);
+                run([&relays[0], &relays[1]], &mut client, stride);
+                let kind = client.handshake_kind().unwrap();
+                assert_eq!(kind == rustls::HandshakeKind::Resumed, resumed);
+            }
+            let blank = with(Clock::at(NOW));
+            let mut client = connect(&config);
+            let mut handshake = Handshake::new(&relays[0]).unwrap();
+            handshake.handle(&sent(&mut client), &mut Vec::new()).unwrap();
+            let (input, journal) = (handshake.input(), handshake.journal());
+            let next = Handshake::replay(&blank, input, journal).unwrap();
+            assert_eq!(next.output(), handshake.output());
         }
     }
 }
