@@ -6,6 +6,7 @@ mod stranger;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use relay_abi::bucket;
+use relay_abi::peer::Message;
 use smoltcp::wire::TcpControl;
 
 use crate::canary::{Canary, breaks};
@@ -44,6 +45,8 @@ pub struct Shard {
     lingering: VecDeque<FlowId>,
     /// How many of them are still there.
     lingerers: usize,
+    /// Flows that had to make room, and that followers still know.
+    forgotten: Vec<FlowId>,
     /// When a segment that belongs to no flow was seen first.
     strangers: BTreeMap<Tuple, Instant>,
     neighbors: BTreeMap<IpAddress, EthernetAddress>,
@@ -91,6 +94,7 @@ impl Shard {
             numbers: TupleHash::new(&number_key),
             lingering: VecDeque::new(),
             lingerers: 0,
+            forgotten: Vec::new(),
             strangers: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeSet::new(),
@@ -203,6 +207,9 @@ impl Shard {
         counters: &mut Counters,
         settings: &Settings,
     ) {
+        for id in self.forgotten.drain(..) {
+            replicas.push(Some(id), &Message::End { flow: id.0 });
+        }
         self.apply_committed(now, replicas);
         while let Some((at, id)) = self.timers.first().copied() {
             if at > now {
@@ -433,6 +440,9 @@ impl Shard {
 
     fn remove(&mut self, id: FlowId) {
         let Some(slot) = self.flows.remove(&id) else { return };
+        if slot.flow.is_replicated() {
+            self.forgotten.push(id);
+        }
         self.lingerers -= usize::from(slot.lingers);
         self.replicated -= slot.replicated;
         while self.lingering.front().is_some_and(|oldest| !self.flows.contains_key(oldest)) {

@@ -186,10 +186,9 @@ impl Flow {
         self.is_lingering() || matches!(self.stage, Stage::Farewell(_))
     }
 
-    /// Whether only this node still knows the flow: its end is replicated, and what is left is
-    /// TIME-WAIT.
+    /// Whether nothing is left of the flow but TIME-WAIT.
     pub fn is_lingering(&self) -> bool {
-        matches!(&self.stage, Stage::Open(open) if open.is_ended())
+        matches!(&self.stage, Stage::Open(open) if open.is_ended() || open.is_resting())
     }
 
     /// Whether nothing more will happen on one of the connections.

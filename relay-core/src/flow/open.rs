@@ -52,6 +52,9 @@ enum Ending {
     Draining,
     /// The end is replicated, its effect waits for the gates.
     Aborting,
+    /// Both streams have ended. Followers know the flow until TIME-WAIT is over: its last ACK may be
+    /// asked for again.
+    Resting,
     /// The end is replicated; TIME-WAIT and last segments are this node's own business.
     Ended,
 }
@@ -139,12 +142,17 @@ impl Open {
             Ending::No => "open",
             Ending::Draining => "draining",
             Ending::Aborting => "aborting",
-            Ending::Ended => "closing",
+            Ending::Resting | Ending::Ended => "closing",
         }
     }
 
     pub(super) fn replicated_bytes(&self) -> u64 {
         self.up.hold.replicated() + self.down.hold.replicated()
+    }
+
+    /// Whether nothing is left of the flow but TIME-WAIT.
+    pub(super) fn is_resting(&self) -> bool {
+        self.ending == Ending::Resting
     }
 
     /// Whether backups have been told that the flow is over.
@@ -159,7 +167,7 @@ impl Open {
     }
 
     pub(super) fn poll_timeout(&self, client: &Leg) -> Option<Instant> {
-        if self.is_ended() {
+        if self.is_ended() || self.is_resting() {
             return self.linger_until.filter(|_| client.connection.phase() == Phase::Open);
         }
         let timers = [self.up.hold.poll_timeout(), self.down.hold.poll_timeout(), self.idle_at];
@@ -170,6 +178,9 @@ impl Open {
     pub(super) fn service(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         if self.is_ended() {
             return self.linger(client, turn.now);
+        }
+        if self.is_resting() {
+            return self.rest(id, client, turn);
         }
         if is_broken(&client.connection) || self.is_idle(&client.connection, turn) {
             return self.abort(id, turn);
@@ -191,6 +202,15 @@ impl Open {
             return self.abort(id, turn);
         }
         if is_done(&client.connection) && is_done(&self.backend.connection) {
+            self.ending = Ending::Resting;
+            self.rest(id, client, turn);
+        }
+    }
+
+    /// Waits until TIME-WAIT is over.
+    fn rest(&mut self, id: FlowId, client: &Leg, turn: &mut Turn<'_>) {
+        let legs = [&client.connection, &self.backend.connection];
+        if legs.iter().all(|leg| matches!(leg.phase(), Phase::Closed(_))) {
             turn.replicas.push(Some(id), &Message::End { flow: id.0 });
             self.ending = Ending::Ended;
         }

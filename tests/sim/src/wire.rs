@@ -16,6 +16,8 @@ pub struct Wire {
     /// Hash of everything that was seen.
     digest: u64,
     pub frames: u64,
+    /// By the port that was reset.
+    pub resets: BTreeMap<u16, u32>,
     /// Of streams that are over.
     records: Records,
     pub conflicts: Vec<String>,
@@ -61,6 +63,7 @@ impl Wire {
     pub fn watch(&mut self, relay: usize, seen: &Seen<'_>) {
         let packet = &seen.packet;
         if packet.rst() {
+            *self.resets.entry(seen.destination.port()).or_default() += 1;
             return;
         }
         let sequence = packet.seq_number().0 as u32;

@@ -65,6 +65,8 @@ pub struct Report {
     pub excused: usize,
     /// How every connection ended for its client.
     pub outcomes: Vec<Option<Outcome>>,
+    /// Resets that clients were sent.
+    pub resets: u32,
     /// Virtual time that it took.
     pub took: Duration,
     pub frames: u64,
@@ -382,6 +384,8 @@ impl World {
         self.report.compared = self.audit.compared;
         self.report.load = self.audit.load;
         self.report.excused = self.excused.len();
+        let flows = self.clients.flows.iter();
+        self.report.resets = flows.filter_map(|flow| self.wire.resets.get(&flow.port)).sum();
         self.report.digest = self.wire.digest();
         self.report.frames = self.wire.frames;
         self.report.took = self.now - BEGIN;

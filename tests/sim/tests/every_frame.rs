@@ -20,6 +20,8 @@ fn crash_after(frame: u64, plan: &Plan, hold: Option<Duration>) -> (bool, usize)
     let report = run(1, &options);
     let log = report.log.join("\n");
     assert!(report.failures.is_empty(), "frame {frame}: {log}\n{:#?}", report.failures);
+    // Also the last ACK of all is still given, by whoever is there.
+    assert_eq!(report.resets, 0, "frame {frame}: {log}");
     (report.crashes == 1, report.survivals)
 }
 

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{ms, step, transfers};
-use sim::Outcome;
 use sim::plan::{End, Plan, Version};
 use sim::script::{Action::*, Options, When::*, Who::*};
+use sim::{Faults, Outcome};
 
 use common::check;
 
@@ -232,5 +232,24 @@ fn an_owner_that_nobody_hears_stays_deposed() {
         let steps = vec![step(Moved(100_000), Wait), step(InSync, Mute(Owner, sleep))];
         let report = check(20, &Options::new(transfers(2, 3_000_000, 3_000_000), steps));
         assert_eq!((report.completed, report.takeovers, report.excused), (2, 1, 0), "{sleep:?}");
+    }
+}
+
+/// The last ACK of all is lost, and its sender is, too: whoever is there gives it again.
+#[test]
+fn a_last_ack_is_given_by_the_next_relay() {
+    let loss = Faults { loss: 400, ..Faults::default() };
+    for seed in 0..30 {
+        let steps = vec![step(InSync, Wait), step(Moved(12_000), Wait), step(InSync, Wait)];
+        let crash = [step(After(ms(seed * 7)), Crash(Owner, 0))];
+        let plan = Plan { first_to_close: End::Backend, ..Plan::new(1, 1_000, 1_000) };
+        let other = Plan { first_to_close: End::Backend, ..Plan::new(2, 10_000, 1_000) };
+        let options = Options {
+            faults: [loss, Faults::default(), Faults::default()],
+            faults_until: ms(4_000),
+            ..Options::new(vec![plan, other], [steps.as_slice(), &crash].concat())
+        };
+        let report = check(seed, &options);
+        assert_eq!(report.resets, 0, "seed {seed}: {:#?}", report.log);
     }
 }
