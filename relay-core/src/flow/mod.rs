@@ -234,6 +234,8 @@ impl Flow {
                 client.abort();
                 farewell.released = true;
             }
+            // It is older than EST, which alone vouches for what an open flow takes for settled.
+            (Stage::Open(_), Effect::Answer { .. }) => {}
             (Stage::Open(open), effect) => open.apply(&mut self.client, effect),
             _ => {}
         }
