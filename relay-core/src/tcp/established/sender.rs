@@ -243,9 +243,12 @@ impl Sender {
             self.attempts = 0;
         }
         if advanced {
+            let ours = ack.offset <= self.next;
             self.una = ack.offset;
             self.next = self.next.max(self.una);
-            self.forget_predecessor(now);
+            if ours && self.sack && ack.sacks.iter().all(Option::is_none) {
+                self.forget_predecessor(now);
+            }
             self.backoff = 0;
             self.probe_used = false;
             self.duplicates = 0;
@@ -266,8 +269,9 @@ impl Sender {
         }
     }
 
-    /// Once the peer has acknowledged exactly what this node has sent, what another may have sent
-    /// beyond did not arrive.
+    /// Once the peer has acknowledged exactly what this node has sent, and holds nothing beyond,
+    /// what another may have sent did not arrive. An acknowledgement of more than this node has sent
+    /// tells nothing: it may end at a hole.
     fn forget_predecessor(&mut self, now: Instant) {
         if self.una == self.next && now >= self.settled_at {
             self.known = self.next;
