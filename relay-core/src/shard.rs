@@ -71,6 +71,15 @@ struct Slot {
     replicated: u64,
 }
 
+impl Slot {
+    /// Brings the flow's share of the bytes that backups hold up to date.
+    fn count_replicated(&mut self, total: &mut u64) {
+        *total -= self.replicated;
+        self.replicated = self.flow.replicated_bytes();
+        *total += self.replicated;
+    }
+}
+
 impl Shard {
     /// An empty shard. The keys for SYN cookies and sequence numbers are the same at every node.
     pub fn new(
@@ -230,9 +239,7 @@ impl Shard {
             let mut turn = Turn::new((now, replicas), effects, counters, settings);
             turn.is_scarce = is_scarce;
             let next = slot.flow.service(&mut turn);
-            self.replicated -= slot.replicated;
-            slot.replicated = slot.flow.replicated_bytes();
-            self.replicated += slot.replicated;
+            slot.count_replicated(&mut self.replicated);
             if slot.flow.is_lingering() && !slot.lingers {
                 slot.lingers = true;
                 self.lingerers += 1;
@@ -395,6 +402,7 @@ impl Shard {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {
                 slot.flow.apply(effect);
+                slot.count_replicated(&mut self.replicated);
                 if slot.flow.is_ending() {
                     self.touch(id);
                 }

@@ -31,6 +31,10 @@ use crate::time::{Duration, Instant};
 /// A client has to finish its handshake, and a backend to answer, within this time.
 pub const OPENING_MAX: Duration = Duration::from_secs(30);
 
+/// The window of either leg while backups hold as much as they may: a record fits, with room to
+/// send while it is on its way.
+const SCARCE_WINDOW: usize = 64 * 1024;
+
 /// A client that was sent a fatal alert has this long to take it.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -199,11 +203,14 @@ impl Flow {
 
     /// Does everything that can be done now.
     pub fn service(&mut self, turn: &mut Turn<'_>) -> Next {
+        self.limit_windows(turn);
         if let Stage::Handshaking(_) = self.stage {
             self.shake_hands(turn);
         }
         if let Stage::Dialing(_) = self.stage {
             self.await_backend(turn);
+            // Before the third ACK, which may offer the backend a window for the first time.
+            self.limit_windows(turn);
         }
         match &mut self.stage {
             Stage::Handshaking(_) => Next::Wait,
@@ -284,6 +291,14 @@ impl Flow {
             bytes_down: open.map_or(0, |open| open.bytes_down()),
             state,
             created_ms: self.created_ms,
+        }
+    }
+
+    fn limit_windows(&mut self, turn: &Turn<'_>) {
+        let window = if turn.is_scarce { SCARCE_WINDOW } else { usize::MAX };
+        self.client.connection.set_receive_window(window);
+        if let Some(backend) = self.backend_mut() {
+            backend.connection.set_receive_window(window);
         }
     }
 

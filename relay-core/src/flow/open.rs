@@ -15,10 +15,6 @@ use crate::time::Instant;
 use crate::tls::Suite;
 use relay_abi::peer::{Delivered, Settled};
 
-/// The window of either leg while backups hold as much as they may: a record fits, with room to
-/// send while it is on its way.
-pub const SCARCE_WINDOW: usize = 64 * 1024;
-
 /// The TLS 1.2 answer to an attempt to renegotiate (RFC 5246 section 7.2.2).
 const NO_RENEGOTIATION: u8 = 100;
 
@@ -192,9 +188,6 @@ impl Open {
             Ok(entries) => entries,
             Err(Broken::Diverged | Broken::Exhausted) => return self.abort(id, turn),
         };
-        let window = if turn.is_scarce { SCARCE_WINDOW } else { usize::MAX };
-        client.connection.set_receive_window(window);
-        self.backend.connection.set_receive_window(window);
         self.commit_entries(id, entries, turn);
         self.report_progress(id, client, turn);
         self.replicate_held(id, client, turn);
