@@ -3,8 +3,12 @@
 //! They travel in one ordered byte stream per pair of incarnations, each behind a 32-bit length.
 //! Offsets are 64-bit stream offsets; byte 0 is the first one after the SYN.
 
+mod entry;
+
 use alloc::vec::Vec;
 
+pub use self::entry::{ENTRIES_MAX, Entry};
+use self::entry::{decode_entries, encode_entries};
 pub use crate::wire::Malformed;
 use crate::wire::{Reader, Writer};
 
@@ -19,9 +23,6 @@ pub const DATA_MAX: usize = 16 * 1024;
 
 /// Members that a view names at most.
 pub const MEMBERS_MAX: usize = 16;
-
-/// Log entries in one message at most; a flow's log is kept shorter by the send window.
-pub const ENTRIES_MAX: usize = 8192;
 
 /// Bytes of a TLS session at most: its secret, and the client's certificates.
 pub const SESSION_MAX: usize = 4096;
@@ -76,20 +77,6 @@ pub enum Direction {
     Up,
     /// Backend to client: plaintext as the backend sent it.
     Down,
-}
-
-/// One entry of a flow's append-only log toward the client. Each but `Fin` is one TLS record, so
-/// the framing is a function of the log. The tag is the record's AEAD tag (rule 13).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// Application data: the next `length` bytes of the backend's stream.
-    Data { length: u16, tag: [u8; 16] },
-    /// A TLS 1.3 KeyUpdate; the entries behind it are of the next key generation.
-    KeyUpdate { request: bool, tag: [u8; 16] },
-    /// An alert.
-    Alert { level: u8, description: u8, tag: [u8; 16] },
-    /// The FIN of the client leg.
-    Fin,
 }
 
 /// R of the design: the client's bytes below `client` are settled, their plaintext lies below
@@ -553,49 +540,6 @@ impl<'a> Base<'a> {
             created_ms: r.u64()?,
         })
     }
-}
-
-fn encode_entries(entries: &[Entry], out: &mut Vec<u8>) {
-    let entries = &entries[..entries.len().min(ENTRIES_MAX)];
-    out.u16(entries.len() as u16);
-    for entry in entries {
-        match entry {
-            Entry::Data { length, tag } => {
-                out.u8(0);
-                out.u16(*length);
-                out.bytes(tag);
-            }
-            Entry::KeyUpdate { request, tag } => {
-                out.u8(1);
-                out.bool(*request);
-                out.bytes(tag);
-            }
-            Entry::Alert { level, description, tag } => {
-                out.u8(2);
-                out.bytes(&[*level, *description]);
-                out.bytes(tag);
-            }
-            Entry::Fin => out.u8(3),
-        }
-    }
-}
-
-fn decode_entries(r: &mut Reader<'_>) -> Result<Vec<Entry>, Malformed> {
-    let count = usize::from(r.u16()?);
-    if count > ENTRIES_MAX {
-        return Err(Malformed);
-    }
-    (0..count)
-        .map(|_| {
-            Ok(match r.u8()? {
-                0 => Entry::Data { length: r.u16()?, tag: r.array()? },
-                1 => Entry::KeyUpdate { request: r.bool()?, tag: r.array()? },
-                2 => Entry::Alert { level: r.u8()?, description: r.u8()?, tag: r.array()? },
-                3 => Entry::Fin,
-                _ => return Err(Malformed),
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]
