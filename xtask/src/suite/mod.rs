@@ -43,7 +43,7 @@ pub struct E2eOptions {
 /// Runs the end-to-end tests.
 pub fn run_e2e(options: &E2eOptions) -> Result<()> {
     let mut build = Step::cargo("build", &["build", "--workspace", "--all-targets"]);
-    build.run()?;
+    ensure!(build.run()?.failed == 0, "the build failed: older programs would be tested");
     let mut step = Step::cargo("end to end", &["test", "--package", "e2e", "--no-fail-fast"]);
     step.command.args(["--"]).args(&options.filter).arg("--nocapture");
     step.command.env(KILLS_VARIABLE, options.kills.to_string());
