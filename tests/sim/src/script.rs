@@ -1,6 +1,7 @@
 //! What is done to the cluster, step by step, and what a run is made of.
 
 use relay_core::config::Side;
+use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
 
 use crate::network::Faults;
@@ -14,8 +15,8 @@ pub struct Options {
     pub ipv6: bool,
     /// False: the backend answers every SYN with a reset.
     pub backend_listens: bool,
-    /// Bytes are replicated after this time; None: never.
-    pub hold: Option<Duration>,
+    /// When bytes are replicated.
+    pub hold: HoldTime,
     /// Flows that are silent for this long are reset.
     pub idle_max: Option<Duration>,
     /// Bytes that backups hold at most, before windows get small.
@@ -112,7 +113,7 @@ impl Options {
             steps,
             ipv6: false,
             backend_listens: true,
-            hold: Some(Duration::from_millis(2)),
+            hold: HoldTime::Measured,
             idle_max: None,
             replicated_max: 1 << 30,
             client_auth: false,

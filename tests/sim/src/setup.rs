@@ -6,7 +6,6 @@ use relay_core::config::{Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 use relay_core::id::NodeId;
 use relay_core::node::Node;
-use relay_core::relay::HoldTime;
 use relay_core::tcp;
 use relay_core::time::{Duration, Instant};
 
@@ -96,7 +95,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         listeners: vec![listener],
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
-        hold: options.hold.map_or(HoldTime::Never, HoldTime::Fixed),
+        hold: options.hold,
         idle_max: options.idle_max,
         replicated_max: options.replicated_max,
         flows_max: 1000,

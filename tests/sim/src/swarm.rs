@@ -6,6 +6,7 @@
 //! paused.
 
 use relay_core::config::Side;
+use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
 
 use crate::network::Faults;
@@ -75,11 +76,12 @@ pub fn options(seed: u64, swarm: Swarm) -> Options {
         }
     };
     let faults = [segment(5_000), segment(500), segment(300)];
-    let holds = [Some(2_000), Some(2_000), Some(0), Some(20_000), None];
+    let fixed = |micros| HoldTime::Fixed(Duration::from_micros(micros));
+    let holds = [HoldTime::Measured, fixed(2_000), fixed(0), fixed(20_000), HoldTime::Never];
     let hold = holds[random.below(holds.len() as u64) as usize];
     Options {
         ipv6: random.chance(300),
-        hold: hold.map(Duration::from_micros),
+        hold,
         faults,
         faults_until: swarm.faults_until(),
         noise: if random.chance(300) { 200 } else { 0 },

@@ -33,4 +33,8 @@ fn seeds_that_failed_pass() {
     // A window of fewer bytes than a record's overhead, whose opening only a former owner heard of:
     // nothing was sealed, so TCP had nothing to ask with, for ever.
     assert!(run_swarm(14_601, Swarm::Short).failures.is_empty());
+    // A commit of the handshake, applied to the open flow, let an ACK pass that only EST allows.
+    assert!(run_swarm(2_061, Swarm::Short).failures.is_empty());
+    // An ACK that ended at a hole made the new owner forget what its predecessor had sent.
+    assert!(run_swarm(3_423, Swarm::Short).failures.is_empty());
 }

@@ -182,6 +182,18 @@ fn the_peer_is_woken_again_when_it_knew_of_more() {
     assert_eq!(seq_of(&second), 500);
 }
 
+/// The peer has bytes of the old node beyond a hole; the new one has not re-created them yet.
+#[test]
+fn a_predecessors_bytes_are_remembered_behind_a_hole() {
+    let mut connection = restored();
+    let later = super::START + Duration::from_secs(60);
+    connection.handle_segment(later, &segment(0, 300, b"")).expect("an ACK up to the hole");
+    connection.write(&[7; 250]);
+    drain(&mut connection, later);
+    connection.handle_segment(later, &segment(0, 450, b"")).expect("an ACK of what both have sent");
+    assert_eq!(connection.acked(), 450);
+}
+
 #[test]
 fn acknowledgements_do_not_ride_on_data_that_is_old_to_the_peer() {
     let mut connection = restored();
