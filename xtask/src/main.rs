@@ -28,6 +28,7 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Whole nodes over a simulated network, many seeds.
+    #[command(disable_help_flag = true)]
     Sim(sim::Options),
     /// All tests.
     Test(suite::Options),

@@ -1,61 +1,35 @@
 //! The simulator, built as it has to be for what is asked.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::{env, process};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
-use crate::binaries::cargo;
+use crate::binaries::{cargo, workspace};
 
 /// What to simulate.
 #[derive(Clone, Debug, Args)]
 #[group(id = "sim")]
 pub struct Options {
-    /// Run so many seeds.
-    #[arg(long)]
-    seeds: Option<u64>,
-    /// Run for so many minutes.
-    #[arg(long, conflicts_with = "seeds")]
-    minutes: Option<f64>,
-    /// Begin with this seed.
-    #[arg(long)]
-    first: Option<u64>,
-    /// Small worlds: fewer connections, less data.
-    #[arg(long)]
-    short: bool,
-    /// Run this seed alone and tell what happened; SIM_TRACE=1 shows every segment.
-    #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
-    seed: Option<u64>,
-    /// With --seed: write all frames of the three networks into a file.
-    #[arg(long, requires = "seed")]
-    pcap: Option<PathBuf>,
-    /// Break one rule after the other; each breach has to be noticed.
-    #[arg(long)]
-    canaries: bool,
+    /// The simulator's own arguments: --help names them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
-/// Builds the simulator and runs it.
+/// Builds the simulator and runs it. What it has to say it has said: on failure its exit code is
+/// ours.
 pub fn run(options: &Options) -> Result<()> {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--package", "sim"]);
-    if options.canaries {
+    // File names among the arguments are relative to where the user is.
+    command.current_dir(env::current_dir()?).args(["run", "--quiet", "--package", "sim"]);
+    command.arg("--manifest-path").arg(workspace().join("Cargo.toml"));
+    if options.arguments.iter().any(|argument| argument == "--canaries") {
         command.args(["--features", "canary"]);
     }
-    command.arg("--");
-    let mut value = |name: &str, value: Option<String>| {
-        value.into_iter().for_each(|value| _ = command.arg(name).arg(value));
-    };
-    value("--seeds", options.seeds.map(|seeds| seeds.to_string()));
-    value("--minutes", options.minutes.map(|minutes| minutes.to_string()));
-    value("--first", options.first.map(|first| first.to_string()));
-    value("--seed", options.seed.map(|seed| seed.to_string()));
-    if let Some(pcap) = &options.pcap {
-        // The simulator runs in the workspace's root.
-        command.arg("--pcap").arg(std::path::absolute(pcap)?);
+    command.arg("--").args(&options.arguments);
+    match command.status()?.code() {
+        Some(0) => Ok(()),
+        code => process::exit(code.unwrap_or(1)),
     }
-    for (name, set) in [("--short", options.short), ("--canaries", options.canaries)] {
-        command.args(set.then_some(name));
-    }
-    ensure!(command.status()?.success(), "the simulator found something");
-    Ok(())
 }
