@@ -49,6 +49,9 @@ pub enum Message<'a> {
     Data { flow: u64, direction: Direction, offset: u64, fin: bool, bytes: &'a [u8] },
     /// The flow is over.
     End { flow: u64 },
+    /// Where the acknowledgement toward the sender of a stream stands, once everything before this
+    /// message is committed.
+    Mark { flow: u64, direction: Direction, mark: Mark },
 }
 
 /// Who owns the buckets and who may take over (rule 1).
@@ -71,6 +74,18 @@ pub enum Direction {
     Up,
     /// Backend to client: plaintext as the backend sent it.
     Down,
+}
+
+/// A wire ACK that lags behind what is settled or held, in the sender's segments: a new owner wakes
+/// the sender by acknowledging `ack` and by SACKing what follows on the segment behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Offset in the sender's stream.
+    pub ack: u64,
+    /// Bytes of the segment behind `ack`.
+    pub hole: u32,
+    /// Bytes of the segments behind that one; they are settled, or held as data.
+    pub held: u32,
 }
 
 /// One entry of a flow's append-only log toward the client. Each but `Fin` is one TLS record, so
@@ -214,6 +229,7 @@ const DATA: u8 = 6;
 const END: u8 = 7;
 const OPENING: u8 = 8;
 const TRANSCRIPT: u8 = 9;
+const MARK: u8 = 10;
 
 impl<'a> Message<'a> {
     /// Appends the encoded message to `out`.
@@ -256,7 +272,7 @@ impl<'a> Message<'a> {
             Message::Data { flow, direction, offset, fin, bytes } => {
                 out.u8(DATA);
                 out.u64(*flow);
-                out.bool(*direction == Direction::Down);
+                direction.encode(out);
                 out.u64(*offset);
                 out.bool(*fin);
                 out.bytes(bytes);
@@ -264,6 +280,14 @@ impl<'a> Message<'a> {
             Message::End { flow } => {
                 out.u8(END);
                 out.u64(*flow);
+            }
+            Message::Mark { flow, direction, mark } => {
+                out.u8(MARK);
+                out.u64(*flow);
+                direction.encode(out);
+                out.u64(mark.ack);
+                out.u32(mark.hole);
+                out.u32(mark.held);
             }
         }
     }
@@ -288,7 +312,7 @@ impl<'a> Message<'a> {
             },
             DATA => {
                 let flow = r.u64()?;
-                let direction = if r.bool()? { Direction::Down } else { Direction::Up };
+                let direction = Direction::decode(&mut r)?;
                 let (offset, fin) = (r.u64()?, r.bool()?);
                 let bytes = r.rest();
                 if bytes.len() > DATA_MAX {
@@ -297,6 +321,11 @@ impl<'a> Message<'a> {
                 return Ok(Message::Data { flow, direction, offset, fin, bytes });
             }
             END => Message::End { flow: r.u64()? },
+            MARK => Message::Mark {
+                flow: r.u64()?,
+                direction: Direction::decode(&mut r)?,
+                mark: Mark { ack: r.u64()?, hole: r.u32()?, held: r.u32()? },
+            },
             OPENING => Message::Opening(Opening::decode(&mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,
@@ -334,6 +363,16 @@ impl View {
         let in_sync =
             (0..count).map(|_| Ok((r.u8()?, r.u64()?))).collect::<Result<Vec<_>, Malformed>>()?;
         Ok(View { number, term, owner, in_sync })
+    }
+}
+
+impl Direction {
+    fn encode(self, out: &mut Vec<u8>) {
+        out.bool(self == Direction::Down);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(if r.bool()? { Direction::Down } else { Direction::Up })
     }
 }
 

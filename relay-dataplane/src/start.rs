@@ -134,6 +134,7 @@ fn settings(
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
+        wake: experiment(),
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
@@ -157,6 +158,30 @@ fn settings(
         replicated_max: limits.replicated,
         flows_max: limits.flows,
     }
+}
+
+/// What of the waking is switched on, for `xtask bench pause`.
+fn experiment() -> tcp::Wake {
+    let Ok(text) = std::env::var("RELAY_WAKE") else { return tcp::Wake::default() };
+    let mut wake = tcp::Wake {
+        lag: false,
+        delay: relay_core::time::Duration::ZERO,
+        reserve: 0,
+        always_sack: false,
+    };
+    for word in text.split(',') {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("lag", _) => wake.lag = true,
+            ("delay", micros) => {
+                wake.delay =
+                    relay_core::time::Duration::from_micros(micros.parse().unwrap_or_default());
+            }
+            ("window", kib) => wake.reserve = kib.parse::<usize>().unwrap_or_default() << 10,
+            ("sack", _) => wake.always_sack = true,
+            _ => {}
+        }
+    }
+    wake
 }
 
 fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
