@@ -72,8 +72,9 @@ impl Worker {
             self.answer(now);
             self.node.turn(now);
             self.obey();
-            let sent_all = self.transmit(now);
+            // Before anything leaves: a peer on the same machine answers while it is being sent.
             self.renew_lease();
+            let sent_all = self.transmit(now);
             self.log_role(now);
             if received == 0 && !self.busy {
                 self.wait(now, sent_all);

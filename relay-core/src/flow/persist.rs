@@ -229,11 +229,12 @@ fn receive(
 }
 
 /// The mark, if everything below its end may be acknowledged: what is SACKed must never be needed
-/// again (rule 14).
+/// again (rule 14). When much more may be, an ACK of all that is the better news.
 fn waking_mark(mark: &WireMark, limit: u64) -> Option<Mark> {
     let hole_end = mark.ack.checked_add(mark.hole.into())?;
     let end = hole_end.checked_add(mark.held.into())?;
-    let holds = mark.ack < hole_end && hole_end < end && end <= limit;
+    let is_recent = limit.checked_sub(end)? < u64::from(mark.hole);
+    let holds = mark.ack < hole_end && hole_end < end && is_recent;
     holds.then_some(Mark { ack: mark.ack, hole_end, end })
 }
 

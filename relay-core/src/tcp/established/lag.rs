@@ -21,7 +21,7 @@ const BULK: u64 = 64 * 1024;
 /// much of a small congestion window.
 const FLIGHT_MIN: u64 = 16;
 /// Runs of segments of the same length that are remembered; with more of them there is no lag.
-const RUNS_MAX: usize = 64;
+const RUNS_MAX: usize = 256;
 
 /// Where a lagging acknowledgement stands. All offsets are ends of segments as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub(crate) struct Lag {
     /// The most bytes by which the stream was ahead of our ACKs in it.
     flight: u64,
     is_long: bool,
+    /// Everything that has come may be acknowledged: if nothing more comes, that is the sender's
+    /// own will. (Else it may wait for our ACKs.)
+    is_allowed: bool,
     mark: Option<Mark>,
 }
 
@@ -71,6 +74,7 @@ impl Lag {
             flight_end: 0,
             flight: 0,
             is_long: false,
+            is_allowed: false,
             mark: None,
         }
     }
@@ -80,10 +84,10 @@ impl Lag {
         if !self.enabled || start >= end {
             return;
         }
-        let contiguous = self.runs.back().is_some_and(|run| run.end == start);
-        let paused = self.last_at.is_some_and(|at| now.since(at) >= IDLE);
-        if !contiguous || paused {
+        if self.runs.back().is_none_or(|run| run.end != start) {
             self.restart(start);
+        } else if self.is_idle(now) {
+            self.since = start;
         }
         self.last_at = Some(now);
         let length = end - start;
@@ -111,6 +115,7 @@ impl Lag {
 
     /// Acknowledgements are allowed up to `limit` of what has come.
     pub fn limit(&mut self, limit: u64) {
+        self.is_allowed = limit >= self.end();
         self.mark = self.mark_below(limit).filter(|_| self.is_active());
         match (self.mark, self.last_at) {
             (Some(mark), Some(at)) => {
@@ -142,22 +147,27 @@ impl Lag {
         if self.release_at.is_none_or(|at| at > now) {
             return false;
         }
-        match self.last_at.map(|at| at + IDLE).filter(|at| *at > now) {
-            Some(later) => {
-                self.release_at = Some(later);
-                false
-            }
-            None => {
-                let end = self.runs.back().map_or(self.since, |run| run.end);
-                self.restart(end);
-                true
-            }
+        if !self.is_idle(now) {
+            let later = self.last_at.map(|at| at + IDLE).filter(|at| *at > now);
+            self.release_at = Some(later.unwrap_or(now + IDLE));
+            return false;
         }
+        self.since = self.end();
+        self.release_at = None;
+        self.mark = None;
+        true
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.is_allowed && self.last_at.is_some_and(|at| now.since(at) >= IDLE)
     }
 
     fn is_active(&self) -> bool {
-        let end = self.runs.back().map_or(self.since, |run| run.end);
-        self.enabled && self.is_long && end - self.since >= BULK
+        self.enabled && self.is_long && self.end() - self.since >= BULK
+    }
+
+    fn end(&self) -> u64 {
+        self.runs.back().map_or(self.since, |run| run.end)
     }
 
     fn mark_below(&self, limit: u64) -> Option<Mark> {

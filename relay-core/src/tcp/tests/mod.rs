@@ -5,6 +5,7 @@
 
 mod cookies;
 mod host;
+mod lag;
 mod rules;
 mod smoltcp_peer;
 mod takeover;

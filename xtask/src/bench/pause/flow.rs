@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes per write and read of a bulk transfer.
 const STEP: usize = 64 << 10;
-/// Bytes of a burst: enough for a sender to be in full swing, and few enough for one write.
-const BURST: usize = 128 << 10;
+/// Bytes of a burst: enough for a sender to be in full swing.
+const BURST: usize = 512 << 10;
 /// Bytes of a request and of its response.
 const REQUEST: usize = 100;
 
@@ -87,14 +87,17 @@ impl Stage {
         self.over.load(Relaxed)
     }
 
+    /// Asks for a burst; returns its number.
+    pub fn begin_burst(&self) -> u64 {
+        let mut round = lock(&self.round);
+        *round += 1;
+        self.next_round.notify_all();
+        *round
+    }
+
     /// Asks for a burst and waits until it was written `writers` times.
     pub fn burst(&self, writers: u64, limit: Duration) -> Result<()> {
-        let round = {
-            let mut round = lock(&self.round);
-            *round += 1;
-            *round
-        };
-        self.next_round.notify_all();
+        let round = self.begin_burst();
         let deadline = Instant::now() + limit;
         while self.written.load(Relaxed) < round * writers {
             ensure!(Instant::now() < deadline, "a burst was not taken");
@@ -146,6 +149,12 @@ impl Flow {
     /// Whether its receiver has received anything.
     pub fn has_begun(&self) -> bool {
         lock(&self.progress).bytes > 0
+    }
+
+    /// Whether most of a burst has arrived.
+    pub fn is_ending_burst(&self) -> bool {
+        let bytes = lock(&self.progress).bytes % BURST as u64;
+        self.shape.is_tail() && bytes >= BURST as u64 / 4 * 3
     }
 
     /// Whether it ended before its time.

@@ -29,8 +29,8 @@ const WARM_UP_SPREAD: Duration = Duration::from_millis(200);
 /// Bursts before the one whose end is lost, and the time between them.
 const BURSTS: u32 = 8;
 const BURST_INTERVAL: Duration = Duration::from_millis(25);
-/// The owner dies up to so much later than the last burst was written.
-const BURST_SPREAD: Duration = Duration::from_micros(1500);
+/// The owner dies up to so much later than most of somebody's last burst has arrived.
+const BURST_SPREAD: Duration = Duration::from_micros(300);
 /// How long the others may take until one of them owns.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(5);
 /// How long connections may stand still.
@@ -155,7 +155,12 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
             stage.burst(writers, BEGIN_LIMIT)?;
             thread::sleep(BURST_INTERVAL);
         }
-        stage.burst(writers, BEGIN_LIMIT)?;
+        stage.begin_burst();
+        let deadline = Instant::now() + BEGIN_LIMIT;
+        while !flows.iter().any(Flow::is_ending_burst) {
+            ensure!(Instant::now() < deadline, "a burst stands still");
+            std::hint::spin_loop();
+        }
         spin(random(BURST_SPREAD));
     } else {
         wait_for("traffic", BEGIN_LIMIT, || {
