@@ -10,6 +10,7 @@ use relay_core::config::{Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpEndpoint};
 use relay_core::id::NodeId;
 use relay_core::node::{Node, cluster_secret};
+use relay_core::time::Duration;
 use relay_core::{tcp, tls};
 
 use crate::clock::{Clock, WallClock};
@@ -134,7 +135,7 @@ fn settings(
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
-        wake: experiment(),
+        wake: wake(),
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
@@ -160,25 +161,15 @@ fn settings(
     }
 }
 
-/// What of the waking is switched on, for `xtask bench pause`.
-fn experiment() -> tcp::Wake {
-    let Ok(text) = std::env::var("RELAY_WAKE") else { return tcp::Wake::default() };
-    let mut wake = tcp::Wake {
-        lag: false,
-        delay: relay_core::time::Duration::ZERO,
-        reserve: 0,
-        always_sack: false,
-    };
-    for word in text.split(',') {
-        match word.split_once('=').unwrap_or((word, "")) {
-            ("lag", _) => wake.lag = true,
-            ("delay", micros) => {
-                wake.delay =
-                    relay_core::time::Duration::from_micros(micros.parse().unwrap_or_default());
-            }
-            ("window", kib) => wake.reserve = kib.parse::<usize>().unwrap_or_default() << 10,
-            ("sack", _) => wake.always_sack = true,
-            _ => {}
+/// Waking peers is switched off, as a whole or in part, to measure what it is worth
+/// (`xtask bench pause`): "lag", "delay" or both, separated by commas, leave these on.
+fn wake() -> tcp::Wake {
+    let mut wake = tcp::Wake::default();
+    if let Ok(measures) = std::env::var("RELAY_WAKE") {
+        let has = |name| measures.split(',').any(|measure| measure == name);
+        wake.lag = has("lag");
+        if !has("delay") {
+            wake.delay = Duration::ZERO;
         }
     }
     wake

@@ -212,9 +212,9 @@ fn receive(
         hold.restore_data(fin..fin + 1);
     }
     let limit = hold.ack_limit();
-    let mark = mark.and_then(|mark| waking_mark(&mark, limit)).filter(|_| {
-        fin.is_none() && (with.outage < SACK_OUTAGE_MAX || config.wake.always_sack)
-    });
+    let mark = mark
+        .and_then(|mark| waking_mark(&mark, limit))
+        .filter(|_| fin.is_none() && with.outage < SACK_OUTAGE_MAX);
     state.wire_ack = mark.map_or(limit, |mark| mark.ack);
     state.right_edge = limit + config.receive_buffer as u64;
     let mut connection = Connection::restore(config, &state, with.now).ok()?;

@@ -222,7 +222,9 @@ impl Node {
         for entry in shadows {
             let io = (now, &mut self.replicas);
             let counters = &mut self.counters;
-            if let Err(reason) = self.shard.adopt((entry, (lead, outage)), io, counters, &self.settings) {
+            if let Err(reason) =
+                self.shard.adopt((entry, (lead, outage)), io, counters, &self.settings)
+            {
                 self.counters.count(reason);
             }
         }

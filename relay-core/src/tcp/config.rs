@@ -31,15 +31,11 @@ pub struct Wake {
     pub lag: bool,
     /// How long the first ACKs to a woken peer wait.
     pub delay: Duration,
-    /// Bytes of the window that only a node that takes over offers.
-    pub reserve: usize,
-    /// SACK after an outage of whatever length.
-    pub always_sack: bool,
 }
 
 impl Default for Wake {
     fn default() -> Self {
-        Wake { lag: true, delay: Duration::from_micros(500), reserve: 0, always_sack: false }
+        Wake { lag: true, delay: Duration::from_micros(500) }
     }
 }
 

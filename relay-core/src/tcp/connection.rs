@@ -368,7 +368,6 @@ fn fresh_halves(
         scale: options.receive_scale(),
         sack: options.sack,
         wake: config.wake,
-        restored: false,
     };
     (sender, receiver)
 }

@@ -166,7 +166,6 @@ impl Connection {
             scale: options.receive_scale(),
             sack: state.sack,
             wake: config.wake,
-            restored: true,
         };
         let numbers = (state.iss, state.irs);
         let mut connection = Connection::new(config, state.tuple, options, numbers, now);

@@ -38,8 +38,6 @@ pub(crate) struct Start {
     /// The peer understands SACK.
     pub sack: bool,
     pub wake: Wake,
-    /// Another node was here before.
-    pub restored: bool,
 }
 
 /// The receiving half of a connection.
@@ -49,7 +47,6 @@ pub(crate) struct Receiver {
     capacity: u64,
     /// What the peer may be offered of it.
     offer: u64,
-    reserve: u64,
     /// What lies beyond `received`; it begins at `received`.
     assembler: Assembler,
     retained: u64,
@@ -83,12 +80,10 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// `capacity` is the size of the receive buffer in bytes.
     pub fn new(start: &Start, capacity: usize) -> Self {
-        let reserve = if start.restored { 0 } else { start.wake.reserve.min(capacity / 2) as u64 };
         Receiver {
             ring: Ring::new(capacity),
             capacity: capacity as u64,
-            offer: capacity as u64 - reserve,
-            reserve,
+            offer: capacity as u64,
             assembler: Assembler::new(),
             retained: start.retained,
             received: start.retained,
@@ -217,7 +212,7 @@ impl Receiver {
     }
 
     pub fn set_window(&mut self, bytes: usize) {
-        let offer = (self.capacity - self.reserve).min(bytes as u64);
+        let offer = self.capacity.min(bytes as u64);
         // A larger window is news to a peer that waits for it.
         self.ack_now |= offer > self.offer && self.fin.is_none();
         self.offer = offer;
@@ -335,7 +330,10 @@ impl Receiver {
 
     /// Whether an ACK must leave that has blocks to tell, which no data segment has room for.
     pub fn sack_due(&self, now: Instant) -> bool {
-        self.ack_now && self.ack_due(now) && self.sack && (self.duplicate.is_some() || self.blocks()[0].is_some())
+        self.ack_now
+            && self.ack_due(now)
+            && self.sack
+            && (self.duplicate.is_some() || self.blocks()[0].is_some())
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -101,7 +102,7 @@ impl Stage {
         let deadline = Instant::now() + limit;
         while self.written.load(Relaxed) < round * writers {
             ensure!(Instant::now() < deadline, "a burst was not taken");
-            std::hint::spin_loop();
+            thread::yield_now();
         }
         Ok(())
     }
@@ -151,10 +152,10 @@ impl Flow {
         lock(&self.progress).bytes > 0
     }
 
-    /// Whether most of a burst has arrived.
-    pub fn is_ending_burst(&self) -> bool {
-        let bytes = lock(&self.progress).bytes % BURST as u64;
-        self.shape.is_tail() && bytes >= BURST as u64 / 4 * 3
+    /// Whether most of burst number `round` has arrived.
+    pub fn is_ending_burst(&self, round: u64) -> bool {
+        let burst = BURST as u64;
+        self.shape.is_tail() && lock(&self.progress).bytes >= round * burst - burst / 4
     }
 
     /// Whether it ended before its time.

@@ -141,12 +141,11 @@ fn connect(
 }
 
 fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Vec<Pause>> {
-    let tails = flows.iter().filter(|flow| {
-        matches!(flow.shape, Shape::TailDown | Shape::TailUp)
-    });
+    let tails = flows.iter().filter(|flow| matches!(flow.shape, Shape::TailDown | Shape::TailUp));
     let writers = tails.count() as u64;
     let successors: Vec<_> = lab.relays().filter(|name| name != owner).collect();
-    let logs = successors.iter().map(|name| Ok((name, log(name)?.len()))).collect::<Result<Vec<_>>>()?;
+    let logs =
+        successors.iter().map(|name| Ok((name, log(name)?.len()))).collect::<Result<Vec<_>>>()?;
     let description = lab.description();
     let pid = description.relays.iter().find(|relay| relay.name == owner).map(|relay| relay.pid);
     let pid = pid.and_then(Pid::from_raw).context("the owner has no process")?;
@@ -155,11 +154,11 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
             stage.burst(writers, BEGIN_LIMIT)?;
             thread::sleep(BURST_INTERVAL);
         }
-        stage.begin_burst();
+        let round = stage.begin_burst();
         let deadline = Instant::now() + BEGIN_LIMIT;
-        while !flows.iter().any(Flow::is_ending_burst) {
+        while !flows.iter().any(|flow| flow.is_ending_burst(round)) {
             ensure!(Instant::now() < deadline, "a burst stands still");
-            std::hint::spin_loop();
+            thread::yield_now();
         }
         spin(random(BURST_SPREAD));
     } else {
