@@ -14,9 +14,12 @@ use crate::time::{Duration, Instant};
 const SEGMENTS: usize = 4;
 /// A leg without a segment for this long is idle: what was kept back is acknowledged.
 const IDLE: Duration = Duration::from_millis(5);
-/// A leg is in full swing when so many bytes have come since it was idle or out of order. Requests
-/// and responses stay below it, and are acknowledged without delay.
+/// A leg is in full swing when so many bytes have come since it was idle. Requests and responses
+/// stay below it, and are acknowledged without delay.
 const BULK: u64 = 64 * 1024;
+/// The same after bytes out of order: with one loss in a hundred segments, when congestion windows
+/// are small, a leg hardly ever comes that far.
+const BULK_AFTER_LOSS: u64 = 1024 * 1024;
 /// The peer has to have shown that it sends so many segments ahead of our ACKs, lest the lag takes
 /// much of a small congestion window.
 const FLIGHT_MIN: u64 = 16;
@@ -50,6 +53,8 @@ pub(crate) struct Lag {
     runs: VecDeque<Run>,
     /// Start of the bytes that have come in order and without a pause.
     since: u64,
+    /// How many of them are full swing.
+    bulk: u64,
     last_at: Option<Instant>,
     release_at: Option<Instant>,
     /// The current flight ends when this offset is acknowledged.
@@ -69,6 +74,7 @@ impl Lag {
             enabled,
             runs: VecDeque::new(),
             since: 0,
+            bulk: BULK,
             last_at: None,
             release_at: None,
             flight_end: 0,
@@ -87,7 +93,7 @@ impl Lag {
         if self.runs.back().is_none_or(|run| run.end != start) {
             self.restart(start);
         } else if self.is_idle(now) {
-            self.since = start;
+            (self.since, self.bulk) = (start, BULK);
         }
         self.last_at = Some(now);
         let length = end - start;
@@ -106,7 +112,12 @@ impl Lag {
     }
 
     /// The stream is out of order, or over: everything is acknowledged as soon as it may be.
-    pub fn restart(&mut self, at: u64) {
+    pub fn disturb(&mut self, at: u64) {
+        self.restart(at);
+        self.bulk = BULK_AFTER_LOSS;
+    }
+
+    fn restart(&mut self, at: u64) {
         self.runs.clear();
         self.since = at;
         self.release_at = None;
@@ -152,7 +163,7 @@ impl Lag {
             self.release_at = Some(later.unwrap_or(now + IDLE));
             return false;
         }
-        self.since = self.end();
+        (self.since, self.bulk) = (self.end(), BULK);
         self.release_at = None;
         self.mark = None;
         true
@@ -163,7 +174,7 @@ impl Lag {
     }
 
     fn is_active(&self) -> bool {
-        self.enabled && self.is_long && self.end() - self.since >= BULK
+        self.enabled && self.is_long && self.end() - self.since >= self.bulk
     }
 
     fn end(&self) -> u64 {

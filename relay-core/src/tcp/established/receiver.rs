@@ -257,7 +257,7 @@ impl Receiver {
         if whole && stored && self.assembler.is_empty() {
             self.lag.on_segment(now, (was, self.received), self.acked);
         } else {
-            self.lag.restart(self.received);
+            self.lag.disturb(self.received);
         }
         self.lag.limit(self.limit.min(self.received));
         self.note_awake(now, start, end);

@@ -80,6 +80,14 @@ fn out_of_order_bytes_end_the_lag() {
     connection.set_sackable(core::slice::from_ref(&(102_000..103_000)));
     let ack = expect_ack(&mut connection, START, 100_000);
     assert_eq!(blocks_of(&ack), [(102_000, 103_000)]);
+    for i in [100, 101].into_iter().chain(103..300) {
+        connection.handle_segment(START, &segment(i * SEGMENT, 0, &PAYLOAD)).expect("data");
+        let limit = ((i + 1 - 20).max(100) * SEGMENT) as u64;
+        connection.set_ack_limit(limit);
+        connection.release(limit);
+        drain(&mut connection, START);
+        assert_eq!(connection.mark(limit), None, "small windows after losses are not lagged");
+    }
 }
 
 /// Another node goes on; what is below 90,500 is settled.
