@@ -11,6 +11,7 @@ pub mod campaign;
 pub mod canary;
 mod client;
 mod faults;
+mod fins;
 mod host;
 mod network;
 pub mod pcap;

@@ -65,6 +65,8 @@ pub struct Report {
     pub excused: usize,
     /// How every connection ended for its client.
     pub outcomes: Vec<Option<Outcome>>,
+    /// FINs that the ends' TCP forgot to send again, see `fins`.
+    pub forgotten_fins: u64,
     /// Resets that clients were sent.
     pub resets: u32,
     /// Virtual time that it took.
@@ -277,7 +279,7 @@ impl World {
             let Turned { frames, resolve, died, sender } = turned;
             self.turns += 1;
             let cover = self.cover(index, &sender, &frames);
-            let muted = self.relays[index].muted_until.is_some_and(|until| self.now < until);
+            let muted = self.relays[index].is_muted(self.now);
             let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
             for (side, frame) in heard {
                 self.transmit(index, (side, &frame), (&sender, &cover));
@@ -386,6 +388,8 @@ impl World {
         self.report.excused = self.excused.len();
         let flows = self.clients.flows.iter();
         self.report.resets = flows.filter_map(|flow| self.wire.resets.get(&flow.port)).sum();
+        self.report.forgotten_fins =
+            self.clients.host.fins.repeated + self.backend.host.fins.repeated;
         self.report.digest = self.wire.digest();
         self.report.frames = self.wire.frames;
         self.report.took = self.now - BEGIN;
