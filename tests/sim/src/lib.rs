@@ -12,6 +12,7 @@ pub mod canary;
 mod client;
 mod faults;
 mod fins;
+mod flights;
 mod host;
 mod network;
 pub mod pcap;

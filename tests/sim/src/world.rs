@@ -12,6 +12,7 @@ use relay_core::time::{Duration, Instant};
 use crate::audit::{Audit, Cover, Sender};
 use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
+use crate::flights::Flights;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
 use crate::random::Random;
@@ -53,6 +54,8 @@ pub struct Report {
     pub records: Records,
     /// Segments that were compared with what a backup held when they left.
     pub compared: u64,
+    /// Segments of handshakes that were compared with what a backup would have answered.
+    pub flights: u64,
     /// The largest queues.
     pub load: Load,
     /// Connections that ended as they had to.
@@ -91,6 +94,7 @@ pub struct World {
     pub(crate) backend: Backend,
     pub(crate) wire: Wire,
     pub(crate) audit: Audit,
+    flights: Flights,
     /// Connections that may be lost.
     pub(crate) excused: BTreeSet<u64>,
     pub(crate) report: Report,
@@ -141,6 +145,7 @@ impl World {
             backend,
             wire: Wire::default(),
             audit: Audit::default(),
+            flights: Flights::new(options.client_auth),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -296,14 +301,14 @@ impl World {
     }
 
     /// What those know who could go on in the place of `sender`.
-    fn cover(&self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
+    fn cover(&mut self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
         let mut cover = Cover::default();
         if frames.iter().all(|(side, _)| *side == Side::Cluster) {
             return cover;
         }
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
-                cover.add(sender, (setup::id(other).0, node));
+                cover.add(sender, (setup::id(other).0, node), &mut self.flights);
             }
         }
         cover
@@ -384,6 +389,7 @@ impl World {
         self.report.flows = self.clients.flows.len();
         self.report.records = self.wire.records(setup::PORT);
         self.report.compared = self.audit.compared;
+        self.report.flights = self.audit.flights;
         self.report.load = self.audit.load;
         self.report.excused = self.excused.len();
         let flows = self.clients.flows.iter();
