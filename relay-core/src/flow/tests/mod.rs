@@ -32,7 +32,7 @@ const NUMBERS: [u32; 4] = [0xffff_f000, 77, 0xffff_ff00, 99];
 
 const FLOW: FlowId = FlowId(7);
 const CONFIG: tcp::Config =
-    tcp::Config { mss: MSS as u16, receive_buffer: 30_000, send_buffer: 60_000 };
+    tcp::Config { mss: 1460, receive_buffer: 30_000, send_buffer: 60_000 };
 
 /// What happens before the relay dies.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ enum Event {
     /// An end says so many bytes more, after having kept some to itself: those come later.
     Says(Who, u16, u16),
     Acknowledges(Who),
+    /// From now on it hears the relay, or does not.
+    Hears(Who, bool),
     /// The backend resets its connection.
     Resets,
     /// The backup acknowledges everything.
@@ -67,6 +69,8 @@ struct Case {
     hold_ms: Option<u64>,
     up: Vec<Record>,
     down: u16,
+    /// The client has heard the handshake's answer.
+    is_answered: bool,
     events: Vec<Event>,
 }
 
@@ -214,7 +218,8 @@ impl Case {
         };
         let mut shadows = Shadows::default();
         shadows.apply(&Message::Base(base)).expect("a base");
-        let client = Peer::new((client, to_client), self.client_stream().0, HELLO as u64);
+        let mut client = Peer::new((client, to_client), self.client_stream().0, HELLO as u64);
+        client.is_deaf = !self.is_answered;
         let backend = Peer::new((backend, to_backend), self.expected().1, 0);
         World::restored(shadows, (self.hold(), Instant::from_millis(100_000)), (client, backend))
     }
@@ -391,6 +396,7 @@ impl World {
                     peer.acknowledge(now, relay);
                 }
             }
+            Event::Hears(who, hears) => self.end(who).0.is_deaf = !hears,
             Event::Resets => {
                 let (peer, relay) = self.end(Who::Backend);
                 peer.reset(now, relay);
@@ -501,6 +507,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => says,
         2 => early.prop_map(|(who, skipped, length)| Event::Says(who, skipped, length)),
         4 => who().prop_map(Event::Acknowledges),
+        2 => (who(), any::<bool>()).prop_map(|(who, hears)| Event::Hears(who, hears)),
         6 => Just(Event::Commits),
         3 => (0u16..40).prop_map(Event::Passes),
         1 => (100u16..3000).prop_map(Event::Passes),
@@ -517,12 +524,14 @@ fn record() -> impl Strategy<Value = Record> {
 
 fn case() -> impl Strategy<Value = Case> {
     let hold = prop_oneof![Just(None), Just(Some(0)), Just(Some(10))];
-    let parts = (0..SUITES.len(), hold, vec(record(), 0..8), 0u16..20_000, vec(event(), 0..30));
-    parts.prop_map(|(suite, hold_ms, up, down, events)| Case {
+    let streams = (vec(record(), 0..8), 0u16..20_000, any::<bool>());
+    let parts = (0..SUITES.len(), hold, streams, vec(event(), 0..30));
+    parts.prop_map(|(suite, hold_ms, (up, down, is_answered), events)| Case {
         suite: SUITES[suite],
         hold_ms,
         up,
         down,
+        is_answered,
         events,
     })
 }
@@ -531,6 +540,7 @@ fn case() -> impl Strategy<Value = Case> {
 fn before(case: &Case) -> Option<World> {
     let mut world = case.world();
     case.events.iter().for_each(|event| world.happen(event));
+    (world.client.is_deaf, world.backend.is_deaf) = (false, false);
     let is_alive = matches!(&world.flow.stage, Stage::Open(_)) && world.flow.is_replicated();
     (is_alive && !world.over).then_some(world)
 }

@@ -38,6 +38,8 @@ pub struct Peer {
     own_edge: u64,
     /// The highest timestamp that the relay has sent.
     timestamp: u32,
+    /// What the relay sends is lost.
+    pub is_deaf: bool,
     /// The relay has reset the connection.
     pub is_reset: bool,
     /// It has reset the connection itself.
@@ -60,6 +62,7 @@ impl Peer {
             own_ack: 0,
             own_edge: WINDOW,
             timestamp: 0,
+            is_deaf: false,
             is_reset: false,
             has_reset: false,
         }
@@ -158,8 +161,9 @@ impl Peer {
     /// Takes in what the relay has to say.
     pub fn hear(&mut self, now: Instant, relay: &mut Connection) {
         while let Some(segment) = relay.poll_transmit(now) {
-            let segment = TcpRepr { payload: &segment.payload.to_vec(), ..segment };
-            self.take(&segment);
+            if !self.is_deaf {
+                self.take(&TcpRepr { payload: &segment.payload.to_vec(), ..segment });
+            }
         }
         if self.has_reset && !matches!(relay.phase(), Phase::Closed(_)) {
             self.reset(now, relay);
