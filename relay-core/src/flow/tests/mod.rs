@@ -31,8 +31,7 @@ const ANSWER: usize = 500;
 const NUMBERS: [u32; 4] = [0xffff_f000, 77, 0xffff_ff00, 99];
 
 const FLOW: FlowId = FlowId(7);
-const CONFIG: tcp::Config =
-    tcp::Config { mss: 1460, receive_buffer: 30_000, send_buffer: 60_000 };
+const CONFIG: tcp::Config = tcp::Config { mss: 1460, receive_buffer: 30_000, send_buffer: 60_000 };
 
 /// What happens before the relay dies.
 #[derive(Clone, Debug)]
