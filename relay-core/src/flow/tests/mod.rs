@@ -31,7 +31,12 @@ const ANSWER: usize = 500;
 const NUMBERS: [u32; 4] = [0xffff_f000, 77, 0xffff_ff00, 99];
 
 const FLOW: FlowId = FlowId(7);
-const CONFIG: tcp::Config = tcp::Config { mss: 1460, receive_buffer: 30_000, send_buffer: 60_000 };
+const CONFIG: tcp::Config = tcp::Config {
+    mss: 1460,
+    receive_buffer: 30_000,
+    send_buffer: 60_000,
+    wake: tcp::Wake { lag: true, delay: Duration::from_micros(500) },
+};
 
 /// What happens before the relay dies.
 #[derive(Clone, Debug)]
@@ -309,6 +314,7 @@ impl World {
                 backend_config: &CONFIG,
                 hold,
                 clock_lead: 0,
+                outage: Duration::from_millis(20),
                 listener: 0,
                 tls,
             };
@@ -445,7 +451,9 @@ impl World {
                 self.commit();
                 self.serve();
             }
-            self.now += Duration::from_millis(50);
+            // A retransmission may be far away: whoever was not heard for long has a long timeout.
+            let next = self.now + Duration::from_millis(50);
+            self.now = self.flow.poll_timeout().map_or(next, |at| at.max(next));
         }
         // TIME-WAIT.
         for _ in 0..10 {
@@ -492,7 +500,7 @@ impl World {
     }
 }
 
-/// Twenty seconds of an end's patience.
+/// Rounds of an end's patience.
 const ROUNDS_MAX: usize = 400;
 
 fn who() -> impl Strategy<Value = Who> {

@@ -115,7 +115,7 @@ impl Peer {
     /// Resets the connection.
     pub fn reset(&mut self, now: Instant, relay: &mut Connection) {
         self.has_reset = true;
-        self.send(now, relay, (TcpControl::Rst, self.acked), &[]);
+        self.send(now, relay, (TcpControl::Rst, self.said), &[]);
     }
 
     fn segment(
@@ -160,13 +160,16 @@ impl Peer {
 
     /// Takes in what the relay has to say.
     pub fn hear(&mut self, now: Instant, relay: &mut Connection) {
+        let mut is_asked = false;
         while let Some(segment) = relay.poll_transmit(now) {
             if !self.is_deaf {
+                is_asked |= segment.control != TcpControl::Rst;
                 self.take(&TcpRepr { payload: &segment.payload.to_vec(), ..segment });
             }
         }
-        if self.has_reset && !matches!(relay.phase(), Phase::Closed(_)) {
-            self.reset(now, relay);
+        if self.has_reset && is_asked && !matches!(relay.phase(), Phase::Closed(_)) {
+            // RFC 9293 section 3.10.7.1: there, where the relay expects it.
+            self.send(now, relay, (TcpControl::Rst, self.acked), &[]);
         }
     }
 
