@@ -125,7 +125,7 @@ impl core::fmt::Debug for Bytes {
 }
 
 fn content(length: usize, salt: usize) -> Vec<u8> {
-    (0..length).map(|at| ((at + salt) * 31 >> 3) as u8).collect()
+    (0..length).map(|at| (((at + salt) * 31) >> 3) as u8).collect()
 }
 
 fn suite(id: u16) -> Suite {

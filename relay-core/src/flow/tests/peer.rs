@@ -164,7 +164,7 @@ impl Peer {
         while let Some(segment) = relay.poll_transmit(now) {
             if !self.is_deaf {
                 is_asked |= segment.control != TcpControl::Rst;
-                self.take(&TcpRepr { payload: &segment.payload.to_vec(), ..segment });
+                self.take(&segment);
             }
         }
         if self.has_reset && is_asked && !matches!(relay.phase(), Phase::Closed(_)) {
