@@ -33,6 +33,10 @@ impl Rtt {
                 self.smoothed = Some((smoothed * 7 + rtt) / 8);
             }
         }
+    }
+
+    /// Takes a sample for the minimum: that of the newest segment, whose ACK waited least.
+    pub fn sample_minimum(&mut self, now: Instant, rtt: Duration) {
         match self.minimum {
             Some((least, since)) if least <= rtt && now.since(since) < MIN_RTT_AGE => {}
             _ => self.minimum = Some((rtt, now)),
@@ -73,9 +77,9 @@ mod tests {
         assert_eq!(rtt.timeout(0), Duration::from_millis(300));
         assert_eq!(rtt.timeout(1), Duration::from_millis(600));
         assert_eq!(rtt.timeout(30), RTO_MAX);
-        rtt.sample(Instant::ZERO, Duration::from_millis(20));
+        rtt.sample_minimum(Instant::ZERO, Duration::from_millis(20));
         assert_eq!(rtt.minimum(), Duration::from_millis(20));
-        rtt.sample(Instant::ZERO + MIN_RTT_AGE, Duration::from_millis(50));
+        rtt.sample_minimum(Instant::ZERO + MIN_RTT_AGE, Duration::from_millis(50));
         assert_eq!(rtt.minimum(), Duration::from_millis(50));
     }
 }

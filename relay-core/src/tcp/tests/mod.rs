@@ -5,6 +5,7 @@
 
 mod cookies;
 mod host;
+mod netsim;
 mod rules;
 mod smoltcp_peer;
 mod takeover;
