@@ -6,7 +6,7 @@ use super::active_open::Opening;
 use super::close::{Cause, Phase};
 use super::config::Config;
 use super::cookie::Accepted;
-use super::established::{Receiver, ReceiverStart, Sender, SenderStart};
+use super::established::{Mark, Receiver, ReceiverStart, Sender, SenderStart};
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
 use crate::frame::{TcpRepr, Tuple};
@@ -162,10 +162,16 @@ impl Connection {
         }
     }
 
-    /// Offers the peer no more than `bytes` beyond what was released, and no more than the buffer
-    /// takes. What was offered before stays offered (RFC 9293 section 3.8.6).
+    /// Offers the peer no more than `bytes` beyond what was released. Within that, and within the
+    /// buffer's size, the window grows as the reader keeps up. What was offered before stays offered (RFC 9293 section 3.8.6).
     pub fn set_receive_window(&mut self, bytes: usize) {
         self.receiver.set_window(bytes);
+    }
+
+    /// What was received is kept until it has left another connection, which could carry `bytes` in
+    /// that time. The window is then no smaller than that, as far as the buffer goes.
+    pub fn set_receive_demand(&mut self, bytes: u64) {
+        self.receiver.demand(bytes);
     }
 
     /// The ranges that are held beyond [`received`](Self::received), ascending.
@@ -199,6 +205,12 @@ impl Connection {
     /// when there is no hole below it.
     pub fn set_sackable(&mut self, ranges: &[Range<u64>]) {
         self.receiver.set_sackable(ranges);
+    }
+
+    /// Where the acknowledgement will stand when the limit is `limit`, on a leg in full swing; for
+    /// [`wake`](Self::wake) at another node.
+    pub fn mark(&self, limit: u64) -> Option<Mark> {
+        self.receiver.mark_at(limit)
     }
 
     /// Allows bytes below `offset` to leave; our FIN counts as one more byte. The limit only grows,
@@ -235,6 +247,12 @@ impl Connection {
         self.sender.budget()
     }
 
+    /// Bytes that may be on their way to the peer at a time: its window, or the congestion window
+    /// when that is smaller.
+    pub fn send_capacity(&self) -> u64 {
+        self.sender.capacity()
+    }
+
     /// Queues bytes behind [`written`](Self::written) and returns how many. Those that the peer
     /// has acknowledged already are dropped, but count.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
@@ -264,8 +282,15 @@ impl Connection {
     /// After [`restore`](Self::restore): lets the peer notice at once. A pure ACK leaves first,
     /// with a sequence number that is not old to the peer (rule 16), then everything buffered
     /// above [`acked`](Self::acked).
-    pub fn wake(&mut self) {
+    ///
+    /// With a `mark`, which is where the former node's acknowledgement stood, the ACK stays there
+    /// and the segments above the next one are SACKed. The caller sees to it that they are
+    /// settled, or kept.
+    pub fn wake(&mut self, mark: Option<Mark>) {
         if self.phase == Phase::Open {
+            if let Some(mark) = mark {
+                self.receiver.wake(self.clock, mark);
+            }
             self.wake_due = true;
             self.sender.resend_all();
         }
@@ -290,6 +315,7 @@ impl Connection {
         match self.phase {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
+                self.receiver.on_timeout(now);
                 if !self.sender.on_timeout(now) {
                     self.close(Cause::TimedOut);
                 }
@@ -353,6 +379,7 @@ fn fresh_halves(
         fin: None,
         scale: options.receive_scale(),
         sack: options.sack,
+        wake: config.wake,
     };
     (sender, receiver)
 }

@@ -64,6 +64,7 @@ impl Sender {
     fn advance(&mut self, now: Instant, ack: &Acknowledgement) {
         let ours = ack.offset <= self.next;
         self.una = ack.offset;
+        self.release_acked();
         self.next = self.next.max(self.una);
         if ours && self.sack && ack.sacks.iter().all(Option::is_none) {
             self.forget_predecessor(now);

@@ -5,6 +5,8 @@ mod acks;
 mod congestion;
 mod episode;
 mod flow_control;
+mod lag;
+mod offer;
 mod pacing;
 mod rack;
 mod rate;
@@ -23,9 +25,10 @@ use crate::frame::TcpRepr;
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
 
+use acks::Acknowledgement;
+pub use lag::Mark;
 pub(super) use receiver::{Receiver, Start as ReceiverStart};
 use scoreboard::Blocks;
-use acks::Acknowledgement;
 pub(super) use sender::{Piece, Sender, Start as SenderStart};
 
 /// Least time between two challenge ACKs of a connection (RFC 5961 section 7): enough for every
@@ -53,13 +56,13 @@ impl Connection {
             self.handle_ack(now, (start, ack), segment);
         }
         let fin = segment.control == TcpControl::Fin;
-        let mut taken = true;
+        let mut taken = Ok(());
         if fin || !segment.payload.is_empty() {
             taken = self.receiver.take(now, start, segment.payload, fin);
         }
         self.sender.watch_window(now);
         self.settle(now);
-        if taken { Ok(()) } else { Err(Reason::WindowExceeded) }
+        taken
     }
 
     /// A reset or a SYN at `start` that says exactly what we expect cannot be forged blindly.
@@ -211,8 +214,7 @@ impl Connection {
         if !self.options.sack {
             return ([None; 3], None);
         }
-        let [first, second, third] =
-            segment.sack_ranges.map(|range| self.sack_block(range?, ack));
+        let [first, second, third] = segment.sack_ranges.map(|range| self.sack_block(range?, ack));
         let is_sack = |block: &(u64, u64)| ack < block.0;
         let repeats = |(start, end): &(u64, u64)| {
             let within = |outer: (u64, u64)| outer.0 <= *start && *end <= outer.1;

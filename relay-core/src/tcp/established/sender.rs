@@ -176,6 +176,11 @@ impl Sender {
         self.window.right().saturating_sub(self.una)
     }
 
+    /// Bytes that may be in flight.
+    pub fn capacity(&self) -> u64 {
+        self.congestion.window().min(self.peer_window())
+    }
+
     pub fn space(&self) -> usize {
         let end = self.fin.unwrap_or(self.una + self.ring.capacity() as u64);
         end.min(self.una + self.ring.capacity() as u64).saturating_sub(self.written) as usize
@@ -225,6 +230,11 @@ impl Sender {
     /// Everything that was sent is taken for lost, and the window starts over.
     pub fn resend_all(&mut self) {
         self.board.lose_until(Instant::from_nanos(u64::MAX));
+    }
+
+    /// Forgets what is acknowledged.
+    pub(super) fn release_acked(&mut self) {
+        self.ring.release(self.una);
     }
 
     /// Gives the buffer back.
@@ -353,7 +363,7 @@ impl Sender {
             end = window;
         }
         end = end.max(start);
-        end = end.min(start + self.ring.until_wrap(start) as u64).max(start);
+        end = end.min(start + self.ring.until_boundary(start) as u64).max(start);
         let fin = queued > self.written && end == self.written.max(start) && self.limit >= queued;
         if fin && start < queued && (end < window || self.board.is_empty()) {
             end = queued;

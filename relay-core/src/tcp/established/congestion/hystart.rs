@@ -72,8 +72,7 @@ impl HyStart {
             Some(conservative) if current < conservative.baseline => self.conservative = None,
             Some(_) => {}
             None => {
-                let threshold =
-                    (last / THRESHOLD_DIVISOR).clamp(THRESHOLD_MIN, THRESHOLD_MAX);
+                let threshold = (last / THRESHOLD_DIVISOR).clamp(THRESHOLD_MIN, THRESHOLD_MAX);
                 if current >= last + threshold {
                     self.conservative = Some(Conservative { baseline: current, rounds: 0 });
                 }

@@ -11,6 +11,8 @@ pub const OVERHEAD: u64 = 66;
 const QUEUE_FRAMES_MIN: u64 = 10;
 /// Frames that a burst of losses takes on average.
 const BURST_LEN: u64 = 4;
+/// A burst does not outlast such a silence.
+const BURST_GAP: Duration = Duration::from_millis(10);
 /// Losses are given in so many parts of the whole.
 const WHOLE: u64 = 100_000;
 
@@ -67,6 +69,7 @@ impl<T> Link<T> {
             return;
         }
         let time = Duration::from_nanos(length * 8_000 / self.path.rate);
+        self.in_burst &= now.since(self.busy_until) < BURST_GAP;
         self.busy_until = self.busy_until.max(now) + time;
         if self.is_lost() {
             return;

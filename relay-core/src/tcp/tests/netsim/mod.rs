@@ -212,7 +212,7 @@ fn compare(name: &str, now: &str, before: &str) {
 }
 
 fn config() -> Config {
-    Config { mss: 1460, receive_buffer: 1 << 16, send_buffer: BUFFER }
+    Config { mss: 1460, receive_buffer: 1 << 16, send_buffer: BUFFER, ..Config::default() }
 }
 
 #[test]
