@@ -29,6 +29,6 @@ pub use close::{Cause, Phase};
 pub use config::{Config, Wake};
 pub use connection::Connection;
 pub use cookie::{Accepted, Cookies};
-pub use established::Mark;
+pub use established::{Algorithm, Mark};
 pub use segment::reset_for;
 pub use state::{State, StateError, Timestamps};

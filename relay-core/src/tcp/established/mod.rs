@@ -26,6 +26,7 @@ use crate::reason::Reason;
 use crate::time::{Duration, Instant};
 
 use acks::Acknowledgement;
+pub use congestion::Algorithm;
 pub use lag::Mark;
 pub(super) use receiver::{Receiver, Start as ReceiverStart};
 use scoreboard::Blocks;

@@ -1,6 +1,6 @@
 //! The sending half: what is queued, what may leave, and what must leave again.
 
-use super::congestion::{Congestion, Cubic};
+use super::congestion::{Algorithm, Congestion};
 use super::episode::{Frto, Kind, Probe, Recovery, Undo};
 use super::flow_control::SendWindow;
 use super::pacing::Pacer;
@@ -33,6 +33,7 @@ pub(crate) struct Start {
     pub window: u64,
     /// Where our stream ends, when that is decided.
     pub fin: Option<u64>,
+    pub congestion: Algorithm,
 }
 
 /// A piece of the stream that leaves now; the FIN is the byte behind the last one.
@@ -113,7 +114,7 @@ impl Sender {
             settled_at: now + PREDECESSOR,
             window: SendWindow::new(start.acked, start.window),
             board: Scoreboard::default(),
-            congestion: Box::new(Cubic::new(mss)),
+            congestion: start.congestion.begin(mss),
             pacer: Pacer::default(),
             rtt: Rtt::default(),
             recovery: None,

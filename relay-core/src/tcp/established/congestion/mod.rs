@@ -1,5 +1,6 @@
 //! How much may be in flight, and how fast it leaves.
 
+mod bbr;
 mod cubic;
 mod hystart;
 mod prr;
@@ -10,13 +11,34 @@ use super::rate::Sample;
 use super::rtt::Rtt;
 use crate::time::{Duration, Instant};
 
-pub(super) use cubic::Cubic;
+use bbr::Bbr;
+use cubic::Cubic;
 pub(super) use prr::Prr;
 
 /// Segments of the initial window (RFC 6928).
 const INITIAL_SEGMENTS: u64 = 10;
 /// Segments that are always allowed after a loss (RFC 5681 section 3.1).
 const MINIMUM_SEGMENTS: u64 = 2;
+
+/// An algorithm of congestion control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// CUBIC (RFC 9438): what is lost is a sign of congestion.
+    #[default]
+    Cubic,
+    /// BBR: the delivery rate and the round trip time are; for paths that lose at random.
+    Bbr,
+}
+
+impl Algorithm {
+    /// A connection begins with segments of up to `mss` bytes.
+    pub(super) fn begin(self, mss: u64) -> Box<dyn Congestion> {
+        match self {
+            Algorithm::Cubic => Box::new(Cubic::new(mss)),
+            Algorithm::Bbr => Box::new(Bbr::new(mss)),
+        }
+    }
+}
 
 /// What an algorithm learns from an acknowledgement.
 #[derive(Debug)]

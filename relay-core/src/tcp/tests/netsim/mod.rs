@@ -13,7 +13,7 @@ use smoltcp::wire::{TcpControl, TcpSeqNumber, TcpTimestampRepr};
 use super::{START, pattern, tuple};
 use crate::frame::TcpRepr;
 use crate::tcp::segment::blank;
-use crate::tcp::{Accepted, Config, Connection, Timestamps};
+use crate::tcp::{Accepted, Algorithm, Config, Connection, Timestamps};
 use crate::time::{Duration, Instant};
 use link::{Link, Loss, Path};
 use receiver::{Ack, Data, Receiver};
@@ -32,7 +32,10 @@ struct Flow {
     sender: Connection,
     receiver: Receiver,
     begins: Instant,
-    sent: u64,
+    /// End of what was sent.
+    highest: u64,
+    /// Bytes that were sent again.
+    again: u64,
 }
 
 impl Flow {
@@ -48,7 +51,7 @@ impl Flow {
         };
         let sender = Connection::accept(config, tuple(0, false), &accepted, begins);
         let receiver = Receiver::new(START.as_millis() as u32);
-        let mut flow = Flow { sender, receiver, begins, sent: 0 };
+        let mut flow = Flow { sender, receiver, begins, highest: 0, again: 0 };
         let echo = START.as_millis() as u32;
         flow.acknowledge(begins, &Ack { flow: 0, ack: 0, blocks: [None; 3], echo });
         flow.sender.set_send_limit(u64::MAX);
@@ -85,7 +88,8 @@ impl Flow {
             let start = u64::from(segment.seq_number.0.wrapping_sub(ISS as i32 + 1) as u32);
             let end = start + segment.payload.len() as u64;
             let stamp = segment.timestamp.expect("a timestamp").tsval;
-            self.sent += end - start;
+            self.again += self.highest.min(end).saturating_sub(start);
+            self.highest = self.highest.max(end);
             link.send(now, end - start, Data { flow: index, start, end, stamp });
         }
     }
@@ -150,22 +154,23 @@ impl Network {
 /// Goodput in kbit/s and the share of what was sent again in 1/1000, after the first quarter.
 fn measure(config: &Config, path: Path, seed: u64) -> (u64, u64) {
     let mut network = Network::new(path, vec![Flow::new(config, START)], seed);
-    let (time, bytes) = match path.rate {
-        ..=100 => (Duration::from_secs(10), 16_000_000),
-        _ => (Duration::from_secs(6), 50_000_000),
-    };
+    let time = Duration::from_secs(if path.rate > 100 { 6 } else { 10 });
+    let bdp = path.rate * path.rtt.as_micros() as u64 / 8;
+    let most = (path.rate.clamp(120, 240) * 100_000).max(bdp * 5);
+    let bytes = (bdp * 64).clamp(4_000_000, most);
     network.run(START + time / 4, bytes / 4);
     let (from, before) = (network.now, network.received());
-    let sent = network.flows[0].sent;
+    let again = network.flows[0].again;
     network.run(START + time, bytes);
     let received = network.received() - before;
     let elapsed = network.now.since(from).as_micros() as u64;
-    let again = (network.flows[0].sent - sent).saturating_sub(received);
+    let again = network.flows[0].again - again;
     (received * 8_000 / elapsed.max(1), again * 1000 / received.max(1))
 }
 
-fn table(config: &Config) -> String {
-    let columns = [
+/// Less is measured of the algorithm that random losses do not slow down.
+fn columns(algorithm: Algorithm) -> Vec<(&'static str, Loss)> {
+    let all = [
         ("none", Loss::Random(0)),
         ("0.1 %", Loss::Random(100)),
         ("0.5 %", Loss::Random(500)),
@@ -177,8 +182,15 @@ fn table(config: &Config) -> String {
         ("2 % bursts", Loss::Burst(2_000)),
         ("1 % late", Loss::Reorder(1_000)),
     ];
+    let few = |name: &str| !name.starts_with("0.");
+    all.into_iter().filter(|(name, _)| algorithm == Algorithm::Cubic || few(name)).collect()
+}
+
+fn table(algorithm: Algorithm) -> String {
+    let columns = columns(algorithm);
+    let config = &config(algorithm);
     let mut text = String::from("Mbit/s (sent again, %)\n  rate  rtt queue");
-    for (name, _) in columns {
+    for (name, _) in &columns {
         write!(text, " {name:>14}").expect("a string");
     }
     text.push('\n');
@@ -186,9 +198,10 @@ fn table(config: &Config) -> String {
         for queue in [100, 25] {
             let queue_bdp = format!("{}.{:02}", queue / 100, queue % 100);
             write!(text, "{rate:>6} {rtt:>4} {queue_bdp:>5}").expect("a string");
-            for (_, loss) in columns {
+            for &(_, loss) in &columns {
                 let path = Path { rate, rtt: Duration::from_millis(rtt), queue, loss };
-                let seeds = if loss == Loss::Random(0) { 1 } else { SEEDS };
+                let once = loss == Loss::Random(0) || algorithm == Algorithm::Bbr;
+                let seeds = if once { 1 } else { SEEDS };
                 let all: Vec<_> = (1..=seeds).map(|seed| measure(config, path, seed)).collect();
                 let speed = all.iter().map(|(speed, _)| speed).sum::<u64>() / seeds / 100;
                 let again = all.iter().map(|(_, again)| again).sum::<u64>() / seeds;
@@ -211,11 +224,52 @@ fn compare(name: &str, now: &str, before: &str) {
     assert!(now == before, "the table changed: look at it, then NETSIM_WRITE=1 writes it\n{now}");
 }
 
-fn config() -> Config {
-    Config { mss: 1460, receive_buffer: 1 << 16, send_buffer: BUFFER, ..Config::default() }
+fn config(congestion: Algorithm) -> Config {
+    let send_buffer = BUFFER;
+    Config { mss: 1460, receive_buffer: 1 << 16, send_buffer, congestion, ..Config::default() }
 }
 
 #[test]
 fn throughput_of_cubic() {
-    compare("cubic.txt", &table(&config()), include_str!("cubic.txt"));
+    compare("cubic.txt", &table(Algorithm::Cubic), include_str!("cubic.txt"));
+}
+
+#[test]
+fn throughput_of_bbr() {
+    compare("bbr.txt", &table(Algorithm::Bbr), include_str!("bbr.txt"));
+}
+
+/// What each of two flows delivers in ten seconds, after the second has had five to find its share.
+fn shares(algorithms: [Algorithm; 2]) -> [u64; 2] {
+    let rtt = Duration::from_millis(20);
+    let path = Path { rate: 100, rtt, queue: 100, loss: Loss::Random(0) };
+    let flow = |i: usize| Flow::new(&config(algorithms[i]), START + Duration::from_secs(i as u64));
+    let mut network = Network::new(path, vec![flow(0), flow(1)], 1);
+    network.run(START + Duration::from_secs(6), u64::MAX);
+    let arrived = |network: &Network| [0, 1].map(|i| network.flows[i].receiver.arrived());
+    let before = arrived(&network);
+    network.run(START + Duration::from_secs(16), u64::MAX);
+    let after = arrived(&network);
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+/// Jain's index in percent.
+fn jain([a, b]: [u64; 2]) -> u64 {
+    let (a, b) = (u128::from(a), u128::from(b));
+    ((a + b).pow(2) * 100 / (2 * (a * a + b * b))) as u64
+}
+
+#[test]
+fn two_flows_share_a_bottleneck_fairly() {
+    for algorithm in [Algorithm::Cubic, Algorithm::Bbr] {
+        let shares = shares([algorithm; 2]);
+        assert!(jain(shares) >= 90, "{algorithm:?}: {shares:?}");
+        assert!(shares[0] + shares[1] > 110_000_000, "{algorithm:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn neither_algorithm_starves_the_other() {
+    let shares = shares([Algorithm::Cubic, Algorithm::Bbr]);
+    assert!(shares.iter().all(|share| *share > 20_000_000), "{shares:?}");
 }
