@@ -55,7 +55,7 @@ impl Sender {
         self.board.acknowledge(now, ack.offset, &mut delivered);
         self.board.sack(now, &ack.sacks, &mut delivered);
         if let (Some(oldest), Some(newest)) = (delivered.oldest, delivered.newest) {
-            self.rtt.sample(now, now.since(oldest));
+            self.rtt.sample(now.since(oldest));
             self.rtt.sample_minimum(now, now.since(newest));
         }
         delivered
@@ -222,7 +222,7 @@ impl Sender {
         advanced: bool,
     ) {
         // A duplicate ACK without SACK tells that one segment has arrived.
-        let is_duplicate = !self.sack && !advanced && self.duplicates > 0;
+        let is_duplicate = !self.sack && !advanced && self.duplicates > 0 && self.pipe() > 0;
         let bytes = if is_duplicate { self.mss } else { delivered.bytes };
         let in_flight = self.pipe();
         let ack = Ack {

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn rfc_8985_duplicates_widen_the_window_once_a_round_and_sixteen_recoveries_narrow_it() {
         let mut rtt = Rtt::default();
-        rtt.sample(Instant::ZERO, Duration::from_millis(100));
+        rtt.sample(Duration::from_millis(100));
         rtt.sample_minimum(Instant::ZERO, Duration::from_millis(100));
         let mut rack = Rack { reordering_seen: true, ..Rack::default() };
         assert_eq!(rack.window(&rtt, false, 0), Duration::from_millis(25));

@@ -22,7 +22,7 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Takes a sample; never one of a retransmitted segment (Karn's algorithm).
-    pub fn sample(&mut self, now: Instant, rtt: Duration) {
+    pub fn sample(&mut self, rtt: Duration) {
         match self.smoothed {
             None => {
                 self.smoothed = Some(rtt);
@@ -73,7 +73,7 @@ mod tests {
     fn rfc_6298_timeout_follows_samples_and_backs_off() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(0), RTO_INITIAL);
-        rtt.sample(Instant::ZERO, Duration::from_millis(100));
+        rtt.sample(Duration::from_millis(100));
         assert_eq!(rtt.timeout(0), Duration::from_millis(300));
         assert_eq!(rtt.timeout(1), Duration::from_millis(600));
         assert_eq!(rtt.timeout(30), RTO_MAX);

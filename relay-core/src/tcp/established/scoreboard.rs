@@ -441,7 +441,7 @@ mod tests {
     fn rfc_8985_three_sacked_segments_prove_a_loss_at_once() {
         let mut board = board(5);
         let mut rtt = Rtt::default();
-        rtt.sample(at(0), Duration::from_millis(100));
+        rtt.sample(Duration::from_millis(100));
         rtt.sample_minimum(at(0), Duration::from_millis(100));
         sack(&mut board, at(101), (10, 30));
         let losses = detect(&mut board, at(102), &rtt, false);

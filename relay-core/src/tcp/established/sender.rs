@@ -224,7 +224,7 @@ impl Sender {
 
     /// A round trip that was measured outside of the stream: the handshake's.
     pub fn sample(&mut self, now: Instant, rtt: Duration) {
-        self.rtt.sample(now, rtt);
+        self.rtt.sample(rtt);
         self.rtt.sample_minimum(now, rtt);
     }
 
@@ -323,9 +323,11 @@ impl Sender {
         }
     }
 
-    /// Bytes in flight, as far as the peer tells.
+    /// Bytes in flight, as far as the peer tells. Without SACK a duplicate ACK tells that a segment
+    /// has arrived; before a recovery that lets two new ones out.
     pub(super) fn pipe(&self) -> u64 {
-        let arrived = u64::from(self.duplicates) * self.mss;
+        let most = if self.recovery.is_some() { u32::MAX } else { LIMITED_TRANSMIT };
+        let arrived = u64::from(self.duplicates.min(most)) * self.mss;
         self.board.in_flight().saturating_sub(arrived)
     }
 
@@ -338,8 +340,7 @@ impl Sender {
     }
 
     fn fits(&self, length: u64) -> bool {
-        let in_flight = self.pipe();
-        in_flight == 0 || in_flight + length <= self.allowed()
+        self.board.in_flight() == 0 || self.pipe() + length <= self.allowed()
     }
 
     /// The next bytes that were never sent by this node.

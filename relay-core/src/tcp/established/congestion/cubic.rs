@@ -232,7 +232,7 @@ mod tests {
 
     fn rtt(millis: u64) -> Rtt {
         let mut rtt = Rtt::default();
-        rtt.sample(Instant::ZERO, Duration::from_millis(millis));
+        rtt.sample(Duration::from_millis(millis));
         rtt
     }
 
