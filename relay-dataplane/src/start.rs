@@ -137,6 +137,7 @@ fn settings(
         send_buffer: limits.send_buffer,
         wake: wake(),
         congestion: tcp::Algorithm::default(),
+        patience: tcp::Limits { keepalive: limits.keepalive, stall_max: limits.stalled },
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
@@ -159,6 +160,7 @@ fn settings(
         hold: limits.hold,
         idle_max: limits.idle,
         replicated_max: limits.replicated,
+        accepts_per_second: limits.accepts_per_second,
         flows_max: limits.flows,
     }
 }

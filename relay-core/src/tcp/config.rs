@@ -1,6 +1,6 @@
 //! What the operator chooses for every connection, and what follows from it.
 
-use super::established::Algorithm;
+use super::established::{Algorithm, Limits};
 use crate::frame::IpAddress;
 use crate::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub wake: Wake,
     /// How much is sent at a time, and how fast.
     pub congestion: Algorithm,
+    /// How long a silent peer is waited for.
+    pub patience: Limits,
 }
 
 /// What is done so that peers notice a takeover at once.
@@ -50,6 +52,7 @@ impl Default for Config {
             send_buffer: 4 << 20,
             wake: Wake::default(),
             congestion: Algorithm::default(),
+            patience: Limits::default(),
         }
     }
 }

@@ -66,6 +66,11 @@ impl Sender {
         self.persist_at = Some(now + delay);
     }
 
+    /// Nothing is under way, and the peer's window is not closed: no timer asks after the peer.
+    pub fn is_quiet(&self) -> bool {
+        self.board.is_empty() && self.persist_at.is_none() && !self.persist_due
+    }
+
     /// When [`on_timeout`](Self::on_timeout) has something to do, or a segment may leave.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let paced = self.pacer.next_at().filter(|_| self.wanted().is_some());
