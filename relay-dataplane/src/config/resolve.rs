@@ -8,7 +8,6 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relay_core::relay::HoldTime;
 use relay_core::tcp::Algorithm;
 use toml::Spanned;
 

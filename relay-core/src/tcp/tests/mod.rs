@@ -9,6 +9,7 @@ mod host;
 mod lag;
 mod netsim;
 mod overlaps;
+mod recovery;
 mod rules;
 mod smoltcp_peer;
 mod takeover;
