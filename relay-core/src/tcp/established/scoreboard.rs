@@ -11,6 +11,9 @@ use crate::time::{Duration, Instant};
 /// this one bounds the memory that many small segments take.
 const OUTSTANDING_MAX: usize = 12_288;
 
+/// Segments whose memory is kept while nothing is outstanding.
+const IDLE_MAX: usize = 64;
+
 /// SACK blocks of one segment: as many as are sent beside a timestamp.
 pub(super) type Blocks = [Option<(u64, u64)>; 3];
 
@@ -184,7 +187,12 @@ impl Scoreboard {
         sent.sent_at = now;
         sent.ambiguous = true;
         sent.resent = true;
-        self.again.push_back((now, sent.end));
+        let end = sent.end;
+        if self.again.len() > 2 * self.sent.len() {
+            self.rebuild_again();
+        } else {
+            self.again.push_back((now, end));
+        }
     }
 
     /// The peer has everything below `una`.
@@ -214,6 +222,9 @@ impl Scoreboard {
             out.add(&sent);
             self.rack.deliver(now, &sent);
             self.rate.deliver(now, &sent);
+        }
+        if self.sent.is_empty() && self.sent.capacity() > IDLE_MAX {
+            (self.sent, self.again) = (VecDeque::new(), VecDeque::new());
         }
     }
 
@@ -381,21 +392,21 @@ impl Scoreboard {
 
     /// What was taken for lost was not: it counts as in flight again.
     pub fn unlose(&mut self) {
-        self.again.clear();
-        self.flying_again = 0;
-        for sent in self.sent.iter_mut() {
-            if sent.fate == Fate::Lost {
-                sent.fate = Fate::Flight;
-                self.in_flight += sent.len();
-                self.lost -= sent.len();
-            }
-            if sent.is_flying_again() {
-                self.flying_again += 1;
-                self.again.push_back((sent.sent_at, sent.end));
-            }
+        for sent in self.sent.iter_mut().filter(|sent| sent.fate == Fate::Lost) {
+            sent.fate = Fate::Flight;
+            self.in_flight += sent.len();
+            self.lost -= sent.len();
         }
-        self.again.make_contiguous().sort_unstable();
+        self.rebuild_again();
         self.first_from = 0;
+    }
+
+    /// Lists anew what was sent again and is in flight.
+    fn rebuild_again(&mut self) {
+        let flying = self.sent.iter().filter(|sent| sent.is_flying_again());
+        self.again = flying.map(|sent| (sent.sent_at, sent.end)).collect();
+        self.again.make_contiguous().sort_unstable();
+        self.flying_again = self.again.len();
     }
 }
 
@@ -491,5 +502,19 @@ mod tests {
         board.resend(at(50), 0);
         let delivered = acknowledge(&mut board, at(101), 20);
         assert_eq!((delivered.oldest, delivered.newest), (Some(at(1)), Some(at(1))));
+    }
+
+    #[test]
+    fn memory_is_bounded_without_sack_too() {
+        let mut board = board(200);
+        for round in 0..50 {
+            lose_all(&mut board);
+            while let Some((start, _)) = board.next_lost() {
+                board.resend(at(1_000 + round), start);
+            }
+            assert!(board.again.len() <= 401 && board.flying_again() == 200);
+        }
+        acknowledge(&mut board, at(9_000), 2_000);
+        assert_eq!((board.sent.capacity(), board.flying_again()), (0, 0));
     }
 }
