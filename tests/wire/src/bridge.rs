@@ -30,7 +30,7 @@ const FRAME_MAX: usize = 9216;
 const SOCKET_BUFFER: usize = 32 << 20;
 /// Frames of one direction that are taken before it is the other one's turn.
 const BATCH: usize = 64;
-/// How long [`run`] may need to notice that it shall stop.
+/// How long [`Bridge::run`] may need to notice that it shall stop.
 const STOP_INTERVAL: Nanos = 50_000_000;
 /// Frames that leave later than that behind their time are counted.
 const LATE: Nanos = 300_000;
@@ -56,35 +56,8 @@ pub struct Report {
     pub late_max_us: u64,
 }
 
-/// Carries frames between the interfaces `left` and `right` of the calling thread's network
-/// namespace until `stop`. It needs CAP_NET_RAW; offloads of both interfaces and of their peers
-/// must be off. The calling thread gets a real-time priority if it may.
-pub fn run(left: &str, right: &str, plan: &Plan, stop: &AtomicBool) -> Result<Report> {
-    // Without it the wire works but is less exact, which the report says.
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    if let Ok(value) = PRIORITY.try_into() {
-        let _ = set_thread_priority_and_policy(
-            thread_native_id(),
-            ThreadPriority::Crossplatform(value),
-            policy,
-        );
-    }
-    let mut bridge = Bridge {
-        left: Port::open(left)?,
-        right: Port::open(right)?,
-        to_right: Line::new(plan.right(), plan.seed),
-        to_left: Line::new(plan.left(), !plan.seed),
-        begin: Instant::now(),
-        late: 0,
-        late_max: 0,
-    };
-    while !stop.load(Relaxed) {
-        bridge.turn()?;
-    }
-    Ok(bridge.report())
-}
-
-struct Bridge {
+/// Two interfaces and the lines between them.
+pub struct Bridge {
     left: Port,
     right: Port,
     to_right: Line,
@@ -95,6 +68,30 @@ struct Bridge {
 }
 
 impl Bridge {
+    /// Binds to the interfaces `left` and `right` of the calling thread's network namespace; from
+    /// then on frames wait for [`Bridge::run`]. It needs CAP_NET_RAW; offloads of both interfaces
+    /// and of their peers must be off.
+    pub fn open(left: &str, right: &str, plan: &Plan) -> Result<Bridge> {
+        Ok(Bridge {
+            left: Port::open(left)?,
+            right: Port::open(right)?,
+            to_right: Line::new(plan.right(), plan.seed),
+            to_left: Line::new(plan.left(), !plan.seed),
+            begin: Instant::now(),
+            late: 0,
+            late_max: 0,
+        })
+    }
+
+    /// Carries frames until `stop`. The calling thread gets a real-time priority if it may.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<Report> {
+        raise();
+        while !stop.load(Relaxed) {
+            self.turn()?;
+        }
+        Ok(self.report())
+    }
+
     /// Takes what came, sends what has arrived, and waits for either.
     fn turn(&mut self) -> Result<()> {
         let idle = self.left.take(self.begin, &mut self.to_right)?
@@ -133,6 +130,15 @@ impl Bridge {
             late: self.late,
             late_max_us: self.late_max / 1000,
         }
+    }
+}
+
+/// Without it the wire works but is less exact, which the report says.
+fn raise() {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    if let Ok(value) = PRIORITY.try_into() {
+        let priority = ThreadPriority::Crossplatform(value);
+        let _ = set_thread_priority_and_policy(thread_native_id(), priority, policy);
     }
 }
 

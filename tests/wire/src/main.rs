@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use wire::bridge;
+use wire::bridge::Bridge;
 use wire::plan::Plan;
 
 /// A line with delay, rate, queue and losses between two interfaces. Their offloads, and those of
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let report = bridge::run(&cli.left_interface, &cli.right_interface, &cli.plan, &stop)?;
+    let report = Bridge::open(&cli.left_interface, &cli.right_interface, &cli.plan)?.run(&stop)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod process;
 pub mod relay;
 mod serving;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,6 +58,9 @@ pub struct Options {
     /// Congestion control of client and backend.
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
+    /// Congestion control of the relays toward clients; not said to them when it is not given.
+    #[arg(long, value_enum)]
+    pub relay_congestion: Option<Congestion>,
     /// How the relays wait for frames.
     #[arg(long, value_enum, default_value_t = Mode::Poll)]
     pub mode: Mode,
@@ -73,14 +77,17 @@ impl Default for Options {
             mtu: 1500,
             queues: 1,
             congestion: Congestion::Cubic,
+            relay_congestion: None,
             mode: Mode::Poll,
             bin_dir: None,
         }
     }
 }
 
-/// A congestion control algorithm of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+/// A congestion control algorithm.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
+)]
 pub enum Congestion {
     /// RFC 9438.
     Cubic,

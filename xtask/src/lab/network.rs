@@ -183,7 +183,7 @@ fn settle_node(node: &Node, options: &Options) -> Result<()> {
 }
 
 /// AF_XDP receivers see what the sender left undone: unfinished checksums and super-segments.
-fn offloads_off(device: &str) -> String {
+pub(super) fn offloads_off(device: &str) -> String {
     format!("ethtool -K {device} tx off tso off gso off gro off > /dev/null\n")
 }
 

@@ -127,14 +127,17 @@ timeout_ms = {TIMEOUT_MS}
         text,
         "\n[virtual_mac]\nclient = \"{CLIENT_VIRTUAL_MAC}\"\nbackend = \"{BACKEND_VIRTUAL_MAC}\"\n"
     )?;
-    text += &listener(PORT, BACKEND_PORT, "")?;
-    text += &listener(RAW_PORT, BACKEND_RAW_PORT, "")?;
-    let client_auth = format!("client_ca = \"{}\"\n", pki::ca().display());
+    let congestion = options.relay_congestion.map_or_else(String::new, |algorithm| {
+        format!("congestion = \"{}\"\n", algorithm.as_str())
+    });
+    text += &listener(PORT, BACKEND_PORT, &congestion)?;
+    text += &listener(RAW_PORT, BACKEND_RAW_PORT, &congestion)?;
+    let client_auth = format!("{congestion}client_ca = \"{}\"\n", pki::ca().display());
     text += &listener(CLIENT_AUTH_PORT, BACKEND_PORT, &client_auth)?;
     Ok(text)
 }
 
-fn listener(port: u16, backend_port: u16, client_auth: &str) -> Result<String> {
+fn listener(port: u16, backend_port: u16, more: &str) -> Result<String> {
     let mut text = format!(
         "
 [[listener]]
@@ -142,7 +145,7 @@ addresses = [\"{v4}\", \"{v6}\"]
 port = {port}
 snat = [\"{snat4}\", \"{snat6}\"]
 backends = [\"{backend}:{backend_port}\"]
-{client_auth}",
+{more}",
         v4 = vip(false),
         v6 = vip(true),
         snat4 = Network::Backend.v4(VIRTUAL_HOST),
