@@ -18,7 +18,7 @@ use crate::id::{FlowId, Incarnation};
 use crate::reason::{Counters, Reason};
 use crate::replica::{Replicas, Shadow};
 use crate::tcp::{Cookies, Phase};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
 const REPLIES_MAX: usize = 1024;
@@ -350,7 +350,7 @@ impl Shard {
     /// Goes on with a flow of a former owner.
     pub fn adopt(
         &mut self,
-        ((id, shadow), clock_lead): ((FlowId, Shadow), u32),
+        ((id, shadow), (clock_lead, outage)): ((FlowId, Shadow), (u32, Duration)),
         (now, replicas): (Instant, &mut Replicas),
         counters: &mut Counters,
         settings: &Settings,
@@ -363,6 +363,7 @@ impl Shard {
             backend_config: &settings.backend_tcp,
             hold: settings.hold,
             clock_lead,
+            outage,
             listener,
             tls: &settings.listeners[listener].tls,
         };

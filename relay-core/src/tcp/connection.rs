@@ -6,7 +6,7 @@ use super::active_open::Opening;
 use super::close::{Cause, Phase};
 use super::config::Config;
 use super::cookie::Accepted;
-use super::established::{Receiver, ReceiverStart, Sender, SenderStart};
+use super::established::{Mark, Receiver, ReceiverStart, Sender, SenderStart};
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
 use crate::frame::{TcpRepr, Tuple};
@@ -201,6 +201,12 @@ impl Connection {
         self.receiver.set_sackable(ranges);
     }
 
+    /// Where the acknowledgement will stand when the limit is `limit`, on a leg in full swing; for
+    /// [`wake`](Self::wake) at another node.
+    pub fn mark(&self, limit: u64) -> Option<Mark> {
+        self.receiver.mark_at(limit)
+    }
+
     /// Allows bytes below `offset` to leave; our FIN counts as one more byte. The limit only grows,
     /// and is zero at first.
     pub fn set_send_limit(&mut self, offset: u64) {
@@ -264,8 +270,15 @@ impl Connection {
     /// After [`restore`](Self::restore): lets the peer notice at once. A pure ACK leaves first,
     /// with a sequence number that is not old to the peer (rule 16), then everything buffered
     /// above [`acked`](Self::acked).
-    pub fn wake(&mut self) {
+    ///
+    /// With a `mark`, which is where the former node's acknowledgement stood, the ACK stays there
+    /// and the segments above the next one are SACKed. The caller sees to it that they are
+    /// settled, or kept.
+    pub fn wake(&mut self, mark: Option<Mark>) {
         if self.phase == Phase::Open {
+            if let Some(mark) = mark {
+                self.receiver.wake(self.clock, mark);
+            }
             self.wake_due = true;
             self.sender.resend_all();
         }
@@ -290,6 +303,7 @@ impl Connection {
         match self.phase {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
+                self.receiver.on_timeout(now);
                 if !self.sender.on_timeout(now) {
                     self.close(Cause::TimedOut);
                 }
@@ -353,6 +367,7 @@ fn fresh_halves(
         fin: None,
         scale: options.receive_scale(),
         sack: options.sack,
+        wake: config.wake,
     };
     (sender, receiver)
 }

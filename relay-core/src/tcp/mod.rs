@@ -26,8 +26,9 @@ mod state;
 mod tests;
 
 pub use close::{Cause, Phase};
-pub use config::Config;
+pub use config::{Config, Wake};
 pub use connection::Connection;
 pub use cookie::{Accepted, Cookies};
+pub use established::Mark;
 pub use segment::reset_for;
 pub use state::{State, StateError, Timestamps};

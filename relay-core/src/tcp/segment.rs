@@ -151,7 +151,7 @@ impl Connection {
         // SACK blocks do not fit beside a full payload, so they travel alone. So does every ACK
         // while data repeats what another node has sent: the peer ignores the headers of such data.
         let is_old = self.sender.known() > self.sender.next() && self.receiver.ack_due(now);
-        if self.wake_due || is_old || self.receiver.sack_due() {
+        if self.wake_due || is_old || self.receiver.sack_due(now) {
             return Some(Action::Ack);
         }
         if let Some(piece) = self.sender.next_piece() {

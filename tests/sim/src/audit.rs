@@ -12,6 +12,8 @@ use relay_abi::peer::{Direction, Endpoint, Leg};
 use relay_core::node::{Load, Node};
 use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 
+use smoltcp::wire::TcpPacket;
+
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
@@ -39,6 +41,8 @@ pub struct Audit {
     acked: BTreeMap<Ends, u32>,
     /// The highest acknowledgement that relays have sent, and the term of the sender.
     promised: BTreeMap<Ends, (u64, u32)>,
+    /// What an incarnation has shown to know of a stream while its acknowledgement lags.
+    shown: BTreeMap<(u64, Ends), u32>,
     /// Frames that were compared with what a backup holds.
     pub compared: u64,
     /// The largest amounts that were seen.
@@ -174,6 +178,11 @@ fn covers(held: &[Range<u64>], range: Range<u64>) -> bool {
     true
 }
 
+/// Whether sequence number `a` lies above `b`.
+fn is_above(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
+}
+
 impl Audit {
     /// Takes in a frame that an endpoint sends to a relay.
     pub fn hear(&mut self, seen: &Seen<'_>) {
@@ -195,6 +204,7 @@ impl Audit {
             self.sent.remove(&(sender.incarnation, ends));
             self.completed.remove(&ends);
             self.promised.remove(&ends);
+            self.shown.remove(&(sender.incarnation, ends));
             return;
         }
         if packet.rst() {
@@ -253,18 +263,36 @@ impl Audit {
         (behind > EDGE && !is_probe).then(|| format!("a pure ACK is {behind} bytes old"))
     }
 
-    /// Whoever goes on with a flow knows of every acknowledgement that has ever left.
+    /// Whoever goes on with a flow knows of every acknowledgement that has ever left. To wake its
+    /// peer it may stay behind that, and SACK what lies above a hole; the former owner may have
+    /// acknowledged a part of one segment more.
     fn memory(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
-        let ack = seen.packet.ack_number().0 as u32;
         let key = (seen.source, seen.destination);
+        let ack = seen.packet.ack_number().0 as u32;
+        let known = self.known(sender, key, &seen.packet);
         let (term, promised) = self.promised.entry(key).or_insert((sender.term, ack));
         if sender.term < *term {
             return None; // it has not heard yet that it was deposed
         }
         *term = sender.term;
-        let forgotten = promised.wrapping_sub(ack) as i32;
-        *promised = if forgotten < 0 { ack } else { *promised };
+        *promised = if is_above(ack, *promised) { ack } else { *promised };
+        let forgotten = promised.wrapping_sub(known) as i32;
         (forgotten > 0).then(|| format!("forgets {forgotten} acknowledged bytes"))
+    }
+
+    /// The end of what the sender knows: its acknowledgement, or what a SACK above it has shown.
+    fn known(&mut self, sender: &Sender, ends: Ends, packet: &TcpPacket<&[u8]>) -> u32 {
+        let ack = packet.ack_number().0 as u32;
+        let key = (sender.incarnation, ends);
+        let blocks = packet.selective_ack_ranges().unwrap_or_default();
+        let above = blocks.iter().flatten().filter(|(left, _)| is_above(*left, ack));
+        for (left, right) in above {
+            let end = right.wrapping_add(left.wrapping_sub(ack));
+            let shown = self.shown.entry(key).or_insert(end);
+            *shown = if is_above(end, *shown) { end } else { *shown };
+        }
+        let shown = self.shown.get(&key).copied().unwrap_or(ack);
+        if is_above(shown, ack) { shown } else { ack }
     }
 
     /// The handshake of a client begins anew at another relay.

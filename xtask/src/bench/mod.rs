@@ -5,6 +5,7 @@ mod client;
 mod cpu;
 mod haproxy;
 mod load;
+mod pause;
 mod report;
 mod sample;
 mod workload;
@@ -32,6 +33,8 @@ use crate::lab::{Lab, Options as LabOptions};
 pub enum BenchCommand {
     /// CPU per operation of the relay and of haproxy, side by side: about a minute per repetition.
     Quick(Options),
+    /// What clients and backends notice of a takeover: about two minutes per outage.
+    Pause(pause::Options),
 }
 
 /// How to measure.
@@ -55,9 +58,15 @@ pub struct Options {
 /// Runs a benchmark and prints its tables. There are no targets: it fails only when it cannot
 /// measure.
 pub fn run(command: &BenchCommand) -> Result<()> {
-    let BenchCommand::Quick(options) = command;
+    match command {
+        BenchCommand::Quick(options) => quick(options),
+        BenchCommand::Pause(options) => pause::run(options),
+    }
+}
+
+fn quick(options: &Options) -> Result<()> {
     cpu::cores()?;
-    let bin_dir = release_binaries(options)?;
+    let bin_dir = release_binaries(options.bin_dir.as_ref())?;
     eprintln!("bench: {}", Haproxy::version().context("haproxy: apt-get install haproxy")?);
     let mut bench = Bench { options, bin_dir, samples: Vec::new() };
     if let Some(path) = &options.samples {
@@ -181,8 +190,8 @@ impl Stage {
 }
 
 /// The relay is measured as it is shipped, whatever profile this program has.
-fn release_binaries(options: &Options) -> Result<PathBuf> {
-    let given = options.bin_dir.clone();
+fn release_binaries(chosen: Option<&PathBuf>) -> Result<PathBuf> {
+    let given = chosen.cloned();
     if let Some(directory) = given.or_else(|| env::var_os(BIN_DIR_VARIABLE).map(PathBuf::from)) {
         return Ok(directory);
     }

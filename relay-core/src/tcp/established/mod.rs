@@ -3,6 +3,7 @@
 
 mod congestion;
 mod flow_control;
+mod lag;
 mod receiver;
 mod recovery;
 mod rtt;
@@ -17,6 +18,7 @@ use crate::frame::TcpRepr;
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
 
+pub use lag::Mark;
 pub(super) use receiver::{Receiver, Start as ReceiverStart};
 use sender::Acknowledgement;
 pub(super) use sender::{Piece, Sender, Start as SenderStart};

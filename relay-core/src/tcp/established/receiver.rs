@@ -5,6 +5,8 @@ use core::ops::Range;
 use smoltcp::storage::Assembler;
 
 use super::flow_control::ReceiveWindow;
+use super::lag::{Lag, Mark};
+use crate::tcp::config::Wake;
 use crate::tcp::ring::Ring;
 use crate::time::{Duration, Instant};
 
@@ -13,6 +15,9 @@ use crate::time::{Duration, Instant};
 const ACK_DELAY: Duration = Duration::from_millis(2);
 /// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
 const SACKABLE_MAX: usize = 32;
+/// A woken peer has this long to repeat the hole that it was shown; then everything is
+/// acknowledged.
+const WAKE_LIMIT: Duration = Duration::from_millis(10);
 
 /// SACK blocks of one segment: as many as fit beside a timestamp.
 pub(crate) type Blocks = [Option<(u64, u64)>; 3];
@@ -32,6 +37,7 @@ pub(crate) struct Start {
     pub scale: u8,
     /// The peer understands SACK.
     pub sack: bool,
+    pub wake: Wake,
 }
 
 /// The receiving half of a connection.
@@ -63,6 +69,12 @@ pub(crate) struct Receiver {
     largest: u64,
     ack_now: bool,
     ack_at: Option<Instant>,
+    lag: Lag,
+    /// The peer is being woken: its acknowledgement stays at the mark until then.
+    waking: Option<(Mark, Instant)>,
+    wake_delay: Duration,
+    /// No ACK leaves by itself before.
+    not_before: Option<Instant>,
 }
 
 impl Receiver {
@@ -87,6 +99,10 @@ impl Receiver {
             largest: 1,
             ack_now: false,
             ack_at: None,
+            lag: Lag::new(start.wake.lag && start.sack),
+            waking: None,
+            wake_delay: start.wake.delay,
+            not_before: None,
         }
     }
 
@@ -113,7 +129,20 @@ impl Receiver {
 
     /// The acknowledgement that may be sent now; counts the FIN.
     pub fn wire_ack(&self) -> u64 {
-        self.next().min(self.limit).max(self.acked)
+        let kept = self.waking.map(|(mark, _)| mark.ack).or_else(|| self.lag.ack());
+        self.next().min(self.limit).min(kept.unwrap_or(u64::MAX)).max(self.acked)
+    }
+
+    /// Where the acknowledgement will stand when the limit is `limit`.
+    pub fn mark_at(&self, limit: u64) -> Option<Mark> {
+        self.lag.mark_at(limit.min(self.received))
+    }
+
+    /// The ACK stays at `mark` and SACKs what lies above the hole, until the peer fills it.
+    pub fn wake(&mut self, now: Instant, mark: Mark) {
+        if self.sack && mark.end <= self.received.min(self.limit) && self.acked <= mark.ack {
+            self.waking = Some((mark, now + WAKE_LIMIT));
+        }
     }
 
     /// The acknowledgement that was last sent; counts the FIN.
@@ -191,6 +220,7 @@ impl Receiver {
 
     pub fn set_limit(&mut self, now: Instant, offset: u64) {
         self.limit = self.limit.max(offset);
+        self.lag.limit(self.limit.min(self.received));
         self.schedule_ack(now);
     }
 
@@ -217,11 +247,20 @@ impl Receiver {
         self.largest = self.largest.max(payload.len() as u64);
         let gap = !self.assembler.is_empty();
         let before = self.next();
+        let was = self.received;
         self.note_duplicate(start, end, fin);
         let stored = self.store(start, payload);
         if fin && stored {
             self.take_fin(end);
         }
+        let whole = start == was as i64 && self.received == end as u64 && self.fin.is_none();
+        if whole && stored && self.assembler.is_empty() {
+            self.lag.on_segment(now, (was, self.received), self.acked);
+        } else {
+            self.lag.disturb(self.received);
+        }
+        self.lag.limit(self.limit.min(self.received));
+        self.note_awake(now, start, end);
         let out_of_order = !payload.is_empty() && self.received < end as u64;
         if self.sack && out_of_order {
             // Without a block the peer learns nothing: the ACK waits until there is one to tell.
@@ -285,16 +324,48 @@ impl Receiver {
 
     /// Whether an ACK must leave without company.
     pub fn ack_due(&self, now: Instant) -> bool {
-        self.ack_now || self.ack_at.is_some_and(|at| at <= now)
+        let waits = self.not_before.is_some_and(|at| now < at);
+        !waits && (self.ack_now || self.ack_at.is_some_and(|at| at <= now))
     }
 
     /// Whether an ACK must leave that has blocks to tell, which no data segment has room for.
-    pub fn sack_due(&self) -> bool {
-        self.ack_now && self.sack && (self.duplicate.is_some() || self.blocks()[0].is_some())
+    pub fn sack_due(&self, now: Instant) -> bool {
+        self.ack_now
+            && self.ack_due(now)
+            && self.sack
+            && (self.duplicate.is_some() || self.blocks()[0].is_some())
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_at
+        let waking = self.waking.map(|(_, until)| until);
+        let ack_at = match self.not_before {
+            Some(at) if self.ack_now => Some(at),
+            Some(at) => self.ack_at.map(|ack_at| ack_at.max(at)),
+            None => self.ack_at,
+        };
+        [ack_at, waking, self.lag.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Acknowledges what was kept back for too long.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if self.lag.on_timeout(now) {
+            self.ack_now |= self.wire_ack() > self.acked;
+        }
+        if self.waking.is_some_and(|(_, until)| until <= now) {
+            self.waking = None;
+            self.ack_now = true;
+        }
+    }
+
+    /// The peer fills the hole that it was shown. An answer that comes sooner than any before
+    /// would not count (RFC 8985 section 6.2, step 2).
+    fn note_awake(&mut self, now: Instant, start: i64, end: i64) {
+        let Some((mark, _)) = self.waking else { return };
+        if (start..end).contains(&(mark.ack as i64)) {
+            self.waking = None;
+            self.ack_now = true;
+            self.not_before = Some(now + self.wake_delay);
+        }
     }
 
     /// Takes the fields of a segment that leaves now: the acknowledgement and the window field.
@@ -305,6 +376,7 @@ impl Receiver {
         self.acked = ack;
         self.ack_now = false;
         self.ack_at = None;
+        self.not_before = None;
         (ack, window)
     }
 
@@ -340,6 +412,9 @@ impl Receiver {
     /// count as held, so that the relay can leave a hole at the wire ACK on purpose.
     fn blocks(&self) -> Blocks {
         let mut blocks = [None; 3];
+        if let Some((mark, _)) = self.waking {
+            blocks[0] = Some((mark.hole_end, mark.end));
+        }
         if !self.sack || self.sackable.is_empty() {
             return blocks;
         }

@@ -5,6 +5,7 @@
 
 mod cookies;
 mod host;
+mod lag;
 mod rules;
 mod smoltcp_peer;
 mod takeover;
@@ -193,7 +194,7 @@ pub(super) fn pattern(from: u64, length: usize) -> Vec<u8> {
 }
 
 pub(super) fn small_config() -> Config {
-    Config { mss: 1460, receive_buffer: 100_000, send_buffer: 70_000 }
+    Config { mss: 1460, receive_buffer: 100_000, send_buffer: 70_000, ..Config::default() }
 }
 
 /// A segment with its own copy of the payload.

@@ -72,7 +72,7 @@ pub(super) fn seq_of(segment: &Owned) -> i64 {
     i64::from(segment.get().seq_number.0.wrapping_sub(ISS as i32).wrapping_sub(1))
 }
 
-fn blocks_of(segment: &Owned) -> Vec<(u32, u32)> {
+pub(super) fn blocks_of(segment: &Owned) -> Vec<(u32, u32)> {
     let relative = |seq: u32| seq.wrapping_sub(IRS).wrapping_sub(1);
     let ranges = segment.get().sack_ranges;
     ranges.iter().flatten().map(|(l, r)| (relative(*l), relative(*r))).collect()
