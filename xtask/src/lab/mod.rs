@@ -93,9 +93,7 @@ impl Default for Options {
 }
 
 /// A congestion control algorithm.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub enum Congestion {
     /// RFC 9438.
     Cubic,

@@ -125,9 +125,9 @@ timeout_ms = {timeout}
         text,
         "\n[virtual_mac]\nclient = \"{CLIENT_VIRTUAL_MAC}\"\nbackend = \"{BACKEND_VIRTUAL_MAC}\"\n"
     )?;
-    let congestion = options.relay_congestion.map_or_else(String::new, |algorithm| {
-        format!("congestion = \"{}\"\n", algorithm.as_str())
-    });
+    let congestion = options
+        .relay_congestion
+        .map_or_else(String::new, |algorithm| format!("congestion = \"{}\"\n", algorithm.as_str()));
     text += &listener(PORT, BACKEND_PORT, &congestion)?;
     text += &listener(RAW_PORT, BACKEND_RAW_PORT, &congestion)?;
     let client_auth = format!("{congestion}client_ca = \"{}\"\n", pki::ca().display());

@@ -1,24 +1,20 @@
 //! One trial: connections, the loss of the owner, and what the receivers noticed.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::sockopt::set_tcp_congestion;
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::StreamOwned;
 
 use super::flow::{End, Flow, Shape, Stage};
 use crate::bench::client::Tls;
-use crate::lab::plan::{
-    BACKEND_NS, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, Network, RAW_PORT, vip,
-};
+use crate::bench::pair;
+use crate::lab::plan::vip;
 use crate::lab::{Congestion, How, Lab, relay};
-use crate::shell::{inside, wait_for};
+use crate::shell::wait_for;
 
 /// How long connections may take to begin.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -61,10 +57,7 @@ pub struct Trials<'a> {
 impl<'a> Trials<'a> {
     /// Trials in a lab that serves.
     pub fn new(lab: &'a mut Lab) -> Result<Self> {
-        let address = (Network::Backend.v4(ENDPOINT_HOST), BACKEND_RAW_PORT);
-        let listener = inside(BACKEND_NS, || Ok(TcpListener::bind(address)?))?;
-        listener.set_nonblocking(true)?;
-        Ok(Trials { lab, listener, tls: Tls::new(vip(false))? })
+        Ok(Trials { lab, listener: pair::listen()?, tls: Tls::new(vip(false))? })
     }
 
     /// One connection of each shape, the loss of the owner, and the return of the lost relay.
@@ -76,7 +69,7 @@ impl<'a> Trials<'a> {
         let measured = thread::scope(|scope| {
             let played = (|| {
                 for (index, flow) in flows.iter().enumerate() {
-                    let (client, backend) = connect(tls, listener, index as u8, congestion)?;
+                    let (client, backend) = pair::connect(tls, listener, index as u8, congestion)?;
                     let mut known = sockets.lock().expect("no thread panics with it");
                     known.extend([client.sock.try_clone()?, backend.try_clone()?]);
                     let (mut client, mut backend, stage) = (client, backend, &stage);
@@ -111,33 +104,6 @@ impl<'a> Trials<'a> {
             Ok(())
         })
     }
-}
-
-type Client = StreamOwned<rustls::ClientConnection, TcpStream>;
-
-/// A connection through the relay; its first byte has arrived.
-fn connect(
-    tls: &Tls,
-    listener: &TcpListener,
-    index: u8,
-    congestion: Congestion,
-) -> Result<(Client, TcpStream)> {
-    let socket = inside(CLIENT_NS, || Ok(TcpStream::connect((vip(false), RAW_PORT))?))?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PAUSE_LIMIT))?;
-    set_tcp_congestion(&socket, congestion.as_str())?;
-    let mut client = StreamOwned::new(tls.session()?, socket);
-    client.write_all(&[index])?;
-    client.flush()?;
-    let mut backend = wait_for("a connection", BEGIN_LIMIT, || Ok(listener.accept()?.0))?;
-    backend.set_nonblocking(false)?;
-    backend.set_nodelay(true)?;
-    backend.set_read_timeout(Some(PAUSE_LIMIT))?;
-    set_tcp_congestion(&backend, congestion.as_str())?;
-    let mut first = [0];
-    backend.read_exact(&mut first)?;
-    ensure!(first == [index], "a connection of an earlier trial");
-    Ok((client, backend))
 }
 
 fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Vec<Pause>> {
