@@ -38,6 +38,8 @@ reasons! {
     NotOwner = "not_owner",
     /// The sequence number lies outside of the receive window (RFC 9293 section 3.10.7.4).
     OutOfWindow = "out_of_window",
+    /// Bytes that came before in another form; what came first counts.
+    OverlapInconsistent = "overlap_inconsistent",
     /// The timestamp is older than the last one (PAWS, RFC 7323 section 5).
     PawsRejected = "paws_rejected",
     /// A cluster datagram that does not authenticate.

@@ -188,6 +188,10 @@ impl Open {
         if is_broken(&self.backend.connection) {
             self.drain();
         }
+        // The backend's bytes are kept until the client has them: two round trips' worth, since
+        // both the bytes and their acknowledgements are under way.
+        let carries = client.connection.send_capacity();
+        self.backend.connection.set_receive_demand(2 * carries);
         let entries = match self.pump(&mut client.connection, turn) {
             Ok(entries) => entries,
             Err(Broken::Diverged | Broken::Exhausted) => return self.abort(id, turn),

@@ -41,7 +41,7 @@ impl Default for Wake {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { mss: 1460, receive_buffer: 1 << 20, send_buffer: 1 << 20, wake: Wake::default() }
+        Config { mss: 1460, receive_buffer: 4 << 20, send_buffer: 4 << 20, wake: Wake::default() }
     }
 }
 

@@ -162,10 +162,16 @@ impl Connection {
         }
     }
 
-    /// Offers the peer no more than `bytes` beyond what was released, and no more than the buffer
-    /// takes. What was offered before stays offered (RFC 9293 section 3.8.6).
+    /// Offers the peer no more than `bytes` beyond what was released. Within that, and within the
+    /// buffer's size, the window grows as the reader keeps up. What was offered before stays offered (RFC 9293 section 3.8.6).
     pub fn set_receive_window(&mut self, bytes: usize) {
         self.receiver.set_window(bytes);
+    }
+
+    /// What was received is kept until it has left another connection, which could carry `bytes` in
+    /// that time. The window is then no smaller than that, as far as the buffer goes.
+    pub fn set_receive_demand(&mut self, bytes: u64) {
+        self.receiver.demand(bytes);
     }
 
     /// The ranges that are held beyond [`received`](Self::received), ascending.
@@ -239,6 +245,12 @@ impl Connection {
     /// could carry now.
     pub fn send_budget(&self) -> usize {
         self.sender.budget()
+    }
+
+    /// Bytes that may be on their way to the peer at a time: its window, or the congestion window
+    /// when that is smaller.
+    pub fn send_capacity(&self) -> u64 {
+        self.sender.capacity()
     }
 
     /// Queues bytes behind [`written`](Self::written) and returns how many. Those that the peer

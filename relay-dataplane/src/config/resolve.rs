@@ -40,7 +40,7 @@ const INTERFACE_NAME_MAX: usize = 15;
 const SOCKET_PATH_MAX: usize = 107;
 
 const DEFAULT_FLOWS: i64 = 65_536;
-const DEFAULT_BUFFER: i64 = 1 << 20;
+const DEFAULT_BUFFER: i64 = 4 << 20;
 const DEFAULT_IDLE_S: i64 = 0;
 const DEFAULT_REPLICATED_MB: i64 = 1024;
 

@@ -114,7 +114,7 @@ fn what_may_be_left_out_has_its_default() {
     assert_eq!(config.ports.mode, PortMode::Poll);
     assert_eq!(config.worker.core, None);
     assert!(config.worker.realtime);
-    assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 1 << 20));
+    assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 4 << 20));
     assert_eq!(config.limits.hold, HoldTime::Measured);
     assert_eq!(config.limits.replicated, 1 << 30);
 }

@@ -4,6 +4,7 @@
 mod congestion;
 mod flow_control;
 mod lag;
+mod offer;
 mod receiver;
 mod recovery;
 mod rtt;
@@ -48,13 +49,13 @@ impl Connection {
             self.handle_ack(now, (start, ack), segment);
         }
         let fin = segment.control == TcpControl::Fin;
-        let mut taken = true;
+        let mut taken = Ok(());
         if fin || !segment.payload.is_empty() {
             taken = self.receiver.take(now, start, segment.payload, fin);
         }
         self.sender.watch_window(now);
         self.settle(now);
-        if taken { Ok(()) } else { Err(Reason::WindowExceeded) }
+        taken
     }
 
     /// A reset or a SYN at `start` that says exactly what we expect cannot be forged blindly.

@@ -6,6 +6,8 @@ use smoltcp::storage::Assembler;
 
 use super::flow_control::ReceiveWindow;
 use super::lag::{Lag, Mark};
+use super::offer::Offer;
+use crate::reason::Reason;
 use crate::tcp::config::Wake;
 use crate::tcp::ring::Ring;
 use crate::time::{Duration, Instant};
@@ -13,6 +15,11 @@ use crate::time::{Duration, Instant};
 /// How long an ACK may wait for company: data that carries it, or a second segment. RFC 9293
 /// section 3.8.6.3 allows 500 ms; the relay holds ACKs long enough elsewhere.
 const ACK_DELAY: Duration = Duration::from_millis(2);
+/// So many bytes at the start of a stream are acknowledged segment by segment: they are what the
+/// peer's slow start grows from.
+const QUICK: u64 = 16 * 1460;
+/// Shorter segments are requests: their ACKs wait for the answer.
+const QUICK_SEGMENT: u64 = 500;
 /// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
 const SACKABLE_MAX: usize = 32;
 /// A woken peer has this long to repeat the hole that it was shown; then everything is
@@ -45,8 +52,7 @@ pub(crate) struct Start {
 pub(crate) struct Receiver {
     ring: Ring,
     capacity: u64,
-    /// What the peer may be offered of it.
-    offer: u64,
+    offer: Offer,
     /// What lies beyond `received`; it begins at `received`.
     assembler: Assembler,
     retained: u64,
@@ -83,7 +89,7 @@ impl Receiver {
         Receiver {
             ring: Ring::new(capacity),
             capacity: capacity as u64,
-            offer: capacity as u64,
+            offer: Offer::new(capacity as u64, start.right_edge),
             assembler: Assembler::new(),
             retained: start.retained,
             received: start.retained,
@@ -195,11 +201,13 @@ impl Receiver {
     pub fn release(&mut self, to: u64) {
         debug_assert!(to <= self.received, "released what was not received");
         self.retained = self.retained.max(to.min(self.received));
+        self.ring.release(self.retained);
+        self.offer.on_release(self.received - self.retained);
         let offered = self.window.right().saturating_sub(self.wire_ack());
-        let promise = self.window.promise(self.retained + self.offer);
+        let promise = self.window.promise(self.retained + self.offer.bytes());
         let gain = promise.saturating_sub(self.window.right());
         let starved = offered < self.largest && gain >= self.window_step();
-        if self.fin.is_none() && (starved || gain >= self.offer / 4) {
+        if self.fin.is_none() && (starved || gain >= self.offer.bytes() / 4) {
             self.ack_now = true;
         }
     }
@@ -212,10 +220,13 @@ impl Receiver {
     }
 
     pub fn set_window(&mut self, bytes: usize) {
-        let offer = self.capacity.min(bytes as u64);
         // A larger window is news to a peer that waits for it.
-        self.ack_now |= offer > self.offer && self.fin.is_none();
-        self.offer = offer;
+        self.ack_now |= self.offer.cap(bytes as u64) && self.fin.is_none();
+    }
+
+    /// The reader could carry on so many bytes while it keeps them.
+    pub fn demand(&mut self, bytes: u64) {
+        self.offer.demand(bytes);
     }
 
     pub fn set_limit(&mut self, now: Instant, offset: u64) {
@@ -232,7 +243,8 @@ impl Receiver {
 
     /// Bytes that the cluster has kept: they are here as if they had been received.
     pub fn insert(&mut self, offset: u64, bytes: &[u8]) {
-        self.store(offset as i64, bytes);
+        // What a shadow holds fits and agrees, since the owner took it in by the same rules.
+        let _ = self.store(offset as i64, bytes);
     }
 
     /// The peer's stream ends at `at`.
@@ -240,16 +252,26 @@ impl Receiver {
         self.fin.get_or_insert(at);
     }
 
-    /// Takes the payload that begins at `start`, and the FIN behind it. False when some of it did
-    /// not fit.
-    pub fn take(&mut self, now: Instant, start: i64, payload: &[u8], fin: bool) -> bool {
+    /// Takes the payload that begins at `start`, and the FIN behind it.
+    ///
+    /// # Errors
+    /// `WindowExceeded` when some of it did not fit, `OverlapInconsistent` when some of it differs
+    /// from what came before, which stays.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        start: i64,
+        payload: &[u8],
+        fin: bool,
+    ) -> Result<(), Reason> {
         let end = start + payload.len() as i64;
         self.largest = self.largest.max(payload.len() as u64);
         let gap = !self.assembler.is_empty();
         let before = self.next();
         let was = self.received;
         self.note_duplicate(start, end, fin);
-        let stored = self.store(start, payload);
+        let result = self.store(start, payload);
+        let stored = result.is_ok();
         if fin && stored {
             self.take_fin(end);
         }
@@ -270,28 +292,61 @@ impl Receiver {
             self.ack_now |= out_of_order || filled || fin || !stored;
         }
         self.schedule_ack(now);
-        stored
+        result
     }
 
-    /// Stores what is new and fits. False when a part on the right was cut off.
-    fn store(&mut self, start: i64, payload: &[u8]) -> bool {
+    /// Stores what is new and fits; the part on the right that does not is cut off.
+    fn store(&mut self, start: i64, payload: &[u8]) -> Result<(), Reason> {
         let end = start + payload.len() as i64;
         let room = (self.retained + self.capacity).min(self.fin.unwrap_or(u64::MAX));
         let from = start.max(self.received as i64);
         let to = end.min(i64::try_from(room).unwrap_or(i64::MAX));
+        let mut agrees = self.agrees(start, payload);
         if from < to {
             let bytes = &payload[(from - start) as usize..(to - start) as usize];
+            let held: Vec<_> = self.out_of_order().collect();
             let at = (from as u64 - self.received) as usize;
             let Ok(grown) = self.assembler.add_then_remove_front(at, bytes.len()) else {
-                return false; // More holes than are kept; the peer sends it again.
+                return Err(Reason::WindowExceeded); // Too many holes; the peer sends it again.
             };
-            self.ring.write(from as u64, bytes);
+            agrees &= self.fill(from as u64, bytes, &held);
             self.received += grown as u64;
+            self.offer.on_received(self.received, self.window.right());
             if grown == 0 {
                 self.latest = from as u64;
             }
         }
-        to == end || end <= self.received as i64
+        match to == end || end <= self.received as i64 {
+            _ if !agrees => Err(Reason::OverlapInconsistent),
+            true => Ok(()),
+            false => Err(Reason::WindowExceeded),
+        }
+    }
+
+    /// Writes `bytes` where nothing is `held` yet: the cluster may have what came first, and may
+    /// have acknowledged it. False when that is something else.
+    fn fill(&mut self, start: u64, bytes: &[u8], held: &[Range<u64>]) -> bool {
+        let end = start + bytes.len() as u64;
+        let part = |from: u64, to: u64| &bytes[(from - start) as usize..(to - start) as usize];
+        let (mut at, mut agrees) = (start, true);
+        for range in held.iter().filter(|range| start < range.end && range.start < end) {
+            let (left, right) = (range.start.max(start), range.end.min(end));
+            self.ring.write(at, part(at, left));
+            agrees &= self.ring.holds(left, part(left, right));
+            at = right;
+        }
+        self.ring.write(at, part(at, end));
+        agrees
+    }
+
+    /// Whether what is repeated of the bytes in order is what came before.
+    fn agrees(&self, start: i64, payload: &[u8]) -> bool {
+        let from = start.max(self.retained as i64);
+        let to = (start + payload.len() as i64).min(self.received as i64);
+        from >= to
+            || self
+                .ring
+                .holds(from as u64, &payload[(from - start) as usize..(to - start) as usize])
     }
 
     fn take_fin(&mut self, at: i64) {
@@ -371,7 +426,7 @@ impl Receiver {
     /// Takes the fields of a segment that leaves now: the acknowledgement and the window field.
     pub fn on_sent(&mut self) -> (u64, u16) {
         let ack = self.wire_ack();
-        let room = self.retained + self.offer;
+        let room = self.retained + self.offer.bytes();
         let window = self.window.advertise(ack, room, self.window_step());
         self.acked = ack;
         self.ack_now = false;
@@ -392,7 +447,8 @@ impl Receiver {
 
     fn schedule_ack(&mut self, now: Instant) {
         let news = self.wire_ack() - self.acked;
-        if news >= 2 * self.largest || (news > 0 && self.fin_received()) {
+        let is_quick = self.received <= QUICK && news >= QUICK_SEGMENT;
+        if news >= 2 * self.largest || is_quick || (news > 0 && self.fin_received()) {
             self.ack_now = true;
         } else if news > 0 && self.ack_at.is_none() {
             self.ack_at = Some(now + ACK_DELAY);

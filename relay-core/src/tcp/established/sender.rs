@@ -178,6 +178,11 @@ impl Sender {
         self.window.right().saturating_sub(self.una)
     }
 
+    /// Bytes that may be in flight.
+    pub fn capacity(&self) -> u64 {
+        self.congestion.window().min(self.peer_window())
+    }
+
     pub fn space(&self) -> usize {
         let end = self.fin.unwrap_or(self.una + self.ring.capacity() as u64);
         end.min(self.una + self.ring.capacity() as u64).saturating_sub(self.written) as usize
@@ -245,6 +250,7 @@ impl Sender {
         if advanced {
             let ours = ack.offset <= self.next;
             self.una = ack.offset;
+            self.ring.release(self.una);
             self.next = self.next.max(self.una);
             if ours && self.sack && ack.sacks.iter().all(Option::is_none) {
                 self.forget_predecessor(now);
@@ -382,7 +388,7 @@ impl Sender {
             end = window;
         }
         end = end.max(start);
-        end = end.min(start + self.ring.until_wrap(start) as u64).max(start);
+        end = end.min(start + self.ring.until_boundary(start) as u64).max(start);
         let fin = queued > self.written && end == self.written.max(start) && self.limit >= queued;
         if fin && start < queued && (end < window || self.board.is_empty()) {
             end = queued;

@@ -6,6 +6,7 @@
 mod cookies;
 mod host;
 mod lag;
+mod overlaps;
 mod rules;
 mod smoltcp_peer;
 mod takeover;
