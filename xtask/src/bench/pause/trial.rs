@@ -62,11 +62,38 @@ impl<'a> Trials<'a> {
 
     /// One connection of each shape, the loss of the owner, and the return of the lost relay.
     pub fn run(&mut self, shapes: &[Shape], congestion: Congestion) -> Result<Vec<Pause>> {
+        let owner = self.lab.owner(None)?;
+        let pauses =
+            self.play(shapes, congestion, |lab, flows, stage| watch(lab, &owner, flows, stage))?;
+        self.recover()?;
+        Ok(pauses)
+    }
+
+    /// The same bulk transfers for as long, but nobody is lost: what the path alone does.
+    pub fn control(
+        &mut self,
+        shapes: &[Shape],
+        congestion: Congestion,
+        outage: Duration,
+    ) -> Result<Vec<Pause>> {
+        self.play(shapes, congestion, |_, flows, stage| {
+            begin(flows)?;
+            stage.kill_now();
+            thread::sleep(outage + AFTERMATH);
+            Ok(pauses(flows, Duration::ZERO, Instant::now()))
+        })
+    }
+
+    fn play(
+        &mut self,
+        shapes: &[Shape],
+        congestion: Congestion,
+        watch: impl FnOnce(&mut Lab, &[Flow], &Stage) -> Result<Vec<Pause>>,
+    ) -> Result<Vec<Pause>> {
         let flows: Vec<Flow> = shapes.iter().map(|shape| Flow::new(*shape)).collect();
         let (stage, sockets) = (Stage::default(), Mutex::new(Vec::new()));
         let Trials { lab, listener, tls } = self;
-        let owner = lab.owner(None)?;
-        let measured = thread::scope(|scope| {
+        thread::scope(|scope| {
             let played = (|| {
                 for (index, flow) in flows.iter().enumerate() {
                     let (client, backend) = pair::connect(tls, listener, index as u8, congestion)?;
@@ -76,7 +103,7 @@ impl<'a> Trials<'a> {
                     scope.spawn(move || flow.play(End::Client, &mut client, stage));
                     scope.spawn(move || flow.play(End::Backend, &mut backend, stage));
                 }
-                watch(lab, &owner, &flows, &stage)
+                watch(lab, &flows, &stage)
             })();
             stage.end();
             for socket in sockets.lock().expect("no thread panics with it").iter() {
@@ -84,10 +111,7 @@ impl<'a> Trials<'a> {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             played
-        });
-        let pauses = measured?;
-        self.recover()?;
-        Ok(pauses)
+        })
     }
 
     /// Waits until there are an owner and a backup, starting whom it takes.
@@ -128,11 +152,7 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
         }
         spin(random(BURST_SPREAD));
     } else {
-        wait_for("traffic", BEGIN_LIMIT, || {
-            ensure!(flows.iter().all(Flow::has_begun), "a connection stands still");
-            Ok(())
-        })?;
-        thread::sleep(WARM_UP + random(WARM_UP_SPREAD));
+        begin(flows)?;
     }
     let (killed_at, killed) = (SystemTime::now(), stage.kill_now());
     kill_process(pid, Signal::KILL)?;
@@ -155,8 +175,22 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
         Ok(())
     })?;
     thread::sleep(AFTERMATH);
+    Ok(pauses(flows, detection, takeover))
+}
+
+/// Waits until bulk transfers are in full swing.
+fn begin(flows: &[Flow]) -> Result<()> {
+    wait_for("traffic", BEGIN_LIMIT, || {
+        ensure!(flows.iter().all(Flow::has_begun), "a connection stands still");
+        Ok(())
+    })?;
+    thread::sleep(WARM_UP + random(WARM_UP_SPREAD));
+    Ok(())
+}
+
+fn pauses(flows: &[Flow], detection: Duration, takeover: Instant) -> Vec<Pause> {
     let pause = |flow: &Flow| Pause { shape: flow.shape, detection, length: flow.pause(takeover) };
-    Ok(flows.iter().map(pause).collect())
+    flows.iter().map(pause).collect()
 }
 
 fn log(name: &str) -> Result<String> {

@@ -1,9 +1,11 @@
 //! Our TCP and the kernel's over the same line: the relay and haproxy in turns, behind a wire with
 //! delay, rate, queue and losses. docs/BENCHMARKS.md says what is measured.
 
+mod fairness;
 mod path;
 mod sample;
 mod table;
+mod takeover;
 mod transfer;
 
 use std::fs;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use self::fairness::Shares;
 use self::path::{Bottleneck, Path};
 use self::sample::Sample;
 use self::table::Table;
@@ -32,6 +35,11 @@ const PATHS: &str = "20ms:0%,20ms:0.1%,20ms:0.5%,20ms:1%,20ms:2%,\
                      20ms:0.1%b,20ms:0.5%b,20ms:1%b,20ms:2%b,100ms:0%";
 /// A few of them.
 const QUICK_PATHS: &str = "20ms:0%,20ms:1%";
+/// Where flows share, and where owners are lost.
+const FAIR_PATH: &str = "20ms:0%";
+const HARD_PATH: &str = "20ms:1%";
+/// How long the shares of flows are measured.
+const FAIR_WINDOW: Duration = Duration::from_secs(20);
 /// Transfers that may fail in a row: the handshake may be lost too often.
 const FAILURES_MAX: u32 = 5;
 
@@ -66,6 +74,12 @@ pub struct Options {
     /// Seconds after which a transfer is cut off, and counts with what it has done.
     #[arg(long, default_value_t = 6)]
     pub limit: u64,
+    /// Instead: how two of the relay's downloads and two of the kernel's share the line.
+    #[arg(long, conflicts_with = "takeover")]
+    pub fairness: bool,
+    /// Instead: lose the owner so often, and see how long transfers stand still.
+    #[arg(long, value_name = "KILLS")]
+    pub takeover: Option<u32>,
     /// Relays: with two or more, nothing is released before a backup has it.
     #[arg(long, default_value_t = 2)]
     pub relays: u8,
@@ -102,7 +116,9 @@ pub fn run(options: &Options) -> Result<()> {
         Some(path) => read(path)?,
         None => Vec::new(),
     };
-    for congestion in options.congestion.clone() {
+    // Without repetitions there is only a table to print.
+    let algorithms = options.congestion.iter().filter(|_| options.repetitions > 0);
+    for congestion in algorithms.copied() {
         let lab = LabOptions {
             relays: options.relays,
             // CUBIC is what a relay does when nobody says anything.
@@ -110,13 +126,20 @@ pub fn run(options: &Options) -> Result<()> {
             bin_dir: Some(bin_dir.clone()),
             ..LabOptions::default()
         };
-        let measured = Lab::up(&lab).and_then(|_lab| {
+        let measured = Lab::up(&lab).and_then(|mut up| {
+            if let Some(kills) = options.takeover {
+                return take_over(&mut up, &options, congestion, kills);
+            }
             let haproxy = Haproxy::start(&lab)?;
             haproxy.set_congestion(congestion)?;
-            Stage::new(&options, &lab, congestion)?.measure(&mut samples)
+            let stage = Stage::new(&options, &lab, congestion)?;
+            if options.fairness { stage.share() } else { stage.measure(&mut samples) }
         });
         Lab::down()?;
         measured?;
+    }
+    if options.fairness || options.takeover.is_some() {
+        return Ok(());
     }
     let table = Table(&samples);
     if options.json {
@@ -126,6 +149,23 @@ pub fn run(options: &Options) -> Result<()> {
     }
     eprintln!("load averages at the end: {}", fs::read_to_string("/proc/loadavg")?.trim());
     Ok(())
+}
+
+/// Takeovers on [`HARD_PATH`].
+fn take_over(lab: &mut Lab, options: &Options, congestion: Congestion, kills: u32) -> Result<()> {
+    let path = HARD_PATH.parse::<Path>().map_err(anyhow::Error::msg)?;
+    let wire = Wire::insert(&path.plan(options.bottleneck(), 1), lab.options().mtu)?;
+    let report = takeover::measure(lab, kills, congestion, path.rtt())?;
+    println!("{}, {path}\n\n{report}", congestion.as_str());
+    let wire = wire.remove()?;
+    ensure!(wire.overrun == 0, "the wire lost {} frames itself", wire.overrun);
+    Ok(())
+}
+
+impl Options {
+    fn bottleneck(&self) -> Bottleneck {
+        Bottleneck { rate: self.rate, queue_bdp: self.queue_bdp }
+    }
 }
 
 /// A lab with both proxies.
@@ -171,6 +211,28 @@ impl Stage<'_> {
         Ok(())
     }
 
+    /// Four downloads at once: two and two, and for comparison all four of the kernel's.
+    fn share(&self) -> Result<()> {
+        let path = FAIR_PATH.parse::<Path>().map_err(anyhow::Error::msg)?;
+        let (relay, kernel) = (Tls::new(vip(false))?, Tls::new(Haproxy::address().into())?);
+        let both = ("2 relay, 2 kernel", [&relay, &relay, &kernel, &kernel]);
+        let control = ("4 kernel", [&kernel; 4]);
+        for repetition in 1..=self.options.repetitions {
+            for (name, proxies) in [&both, &control] {
+                let plan = path.plan(self.options.bottleneck(), repetition.into());
+                let wire = Wire::insert(&plan, self.mtu)?;
+                let proxies = proxies.map(|tls| &**tls);
+                let window = FAIR_WINDOW;
+                let congestion = self.congestion;
+                let shares = Shares::measure(name, &proxies, &self.listener, congestion, window)?;
+                let overrun = wire.remove()?.overrun;
+                ensure!(overrun == 0, "the wire lost {overrun} frames itself");
+                println!("{} {repetition}: {shares}", congestion.as_str());
+            }
+        }
+        Ok(())
+    }
+
     /// The same seed for every side; a connection that does not come about is tried again.
     fn transfer(
         &self,
@@ -187,11 +249,10 @@ impl Stage<'_> {
         let (tls, path) = (Tls::new(address)?, options.paths[place]);
         let limit = Duration::from_secs(options.limit);
         let transfer = Transfer { direction, bytes: options.bytes as u64, limit };
-        let bottleneck = Bottleneck { rate: options.rate, queue_bdp: options.queue_bdp };
         let mut failures = 0;
         loop {
             let seed = u64::from(repetition) << 32 | (place as u64) << 8 | u64::from(failures);
-            let mut wire = Wire::insert(&path.plan(bottleneck, seed), self.mtu)?;
+            let mut wire = Wire::insert(&path.plan(options.bottleneck(), seed), self.mtu)?;
             if let Some(directory) = &options.capture {
                 let name = format!("{repetition}-{place}-{direction:?}-{side:?}.pcap");
                 wire.capture(&directory.join(name))?;

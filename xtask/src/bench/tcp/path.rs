@@ -28,6 +28,11 @@ pub struct Bottleneck {
 }
 
 impl Path {
+    /// The round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.rtt
+    }
+
     /// A wire like that.
     pub fn plan(&self, bottleneck: Bottleneck, seed: u64) -> Plan {
         let bdp = bottleneck.rate as f64 / 8.0 * self.rtt.as_secs_f64();
