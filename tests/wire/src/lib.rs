@@ -10,5 +10,6 @@
 pub mod bridge;
 pub mod line;
 pub mod plan;
+pub mod port;
 mod random;
 pub mod units;

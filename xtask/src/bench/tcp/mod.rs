@@ -220,7 +220,10 @@ impl Stage<'_> {
         for repetition in 1..=self.options.repetitions {
             for (name, proxies) in [&both, &control] {
                 let plan = path.plan(self.options.bottleneck(), repetition.into());
-                let wire = Wire::insert(&plan, self.mtu)?;
+                let mut wire = Wire::insert(&plan, self.mtu)?;
+                if let Some(directory) = &self.options.capture {
+                    wire.capture(&directory.join(format!("{repetition}-{name}.pcap")))?;
+                }
                 let proxies = proxies.map(|tls| &**tls);
                 let window = FAIR_WINDOW;
                 let congestion = self.congestion;
