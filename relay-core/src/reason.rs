@@ -20,6 +20,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// More connections came than `limits.accepts_per_s` lets in; the client tries again.
+    AcceptLimited = "accept_limited",
     /// The ACK number lies outside of what the peer can know (RFC 5961 section 5).
     AckUnacceptable = "ack_unacceptable",
     /// The IP, TCP or UDP checksum is wrong.
@@ -30,6 +32,10 @@ reasons! {
     FlowTableFull = "flow_table_full",
     /// An IP fragment; fragments of TCP segments are never reassembled.
     Fragment = "fragment",
+    /// An ICMP error that quotes no segment which is under way (RFC 5927 section 4.1).
+    IcmpUnacceptable = "icmp_unacceptable",
+    /// A segment of ours did not arrive, says an ICMP error; it is sent again.
+    IcmpUnreachable = "icmp_unreachable",
     /// The header is shorter than its length fields say, or a field has an impossible value.
     Malformed = "malformed",
     /// Not for one of our addresses, or a protocol that is not handled.

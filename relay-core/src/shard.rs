@@ -1,5 +1,7 @@
 //! One core's byte path: the flow table, and what goes in and out of it.
 
+mod admission;
+mod complaint;
 mod dial;
 mod stranger;
 
@@ -38,6 +40,7 @@ pub struct Shard {
     client_replies: VecDeque<Vec<u8>>,
     backend_replies: VecDeque<Vec<u8>>,
     cookies: Cookies,
+    admission: admission::Admission,
     entropy: Entropy,
     ids: FlowIds,
     numbers: TupleHash,
@@ -98,6 +101,7 @@ impl Shard {
             client_replies: VecDeque::new(),
             backend_replies: VecDeque::new(),
             cookies: Cookies::new(cookie_key),
+            admission: admission::Admission::default(),
             entropy,
             ids: FlowIds::new(incarnation),
             numbers: TupleHash::new(&number_key),

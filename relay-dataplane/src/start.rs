@@ -136,6 +136,7 @@ fn settings(
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
         wake: wake(),
+        patience: tcp::Limits { keepalive: limits.keepalive, stall_max: limits.stalled },
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
@@ -158,6 +159,7 @@ fn settings(
         hold: limits.hold,
         idle_max: limits.idle,
         replicated_max: limits.replicated,
+        accepts_per_second: limits.accepts_per_second,
         flows_max: limits.flows,
     }
 }

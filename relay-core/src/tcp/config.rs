@@ -1,5 +1,6 @@
 //! What the operator chooses for every connection, and what follows from it.
 
+use super::established::Limits;
 use crate::frame::IpAddress;
 use crate::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub send_buffer: usize,
     /// What is done so that peers notice a takeover at once.
     pub wake: Wake,
+    /// How long a silent peer is waited for.
+    pub patience: Limits,
 }
 
 /// What is done so that peers notice a takeover at once.
@@ -41,7 +44,13 @@ impl Default for Wake {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { mss: 1460, receive_buffer: 4 << 20, send_buffer: 4 << 20, wake: Wake::default() }
+        Config {
+            mss: 1460,
+            receive_buffer: 4 << 20,
+            send_buffer: 4 << 20,
+            wake: Wake::default(),
+            patience: Limits::default(),
+        }
     }
 }
 

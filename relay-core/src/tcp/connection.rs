@@ -6,7 +6,7 @@ use super::active_open::Opening;
 use super::close::{Cause, Phase};
 use super::config::Config;
 use super::cookie::Accepted;
-use super::established::{Mark, Receiver, ReceiverStart, Sender, SenderStart};
+use super::established::{Mark, Patience, Receiver, ReceiverStart, Sender, SenderStart};
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
 use crate::frame::{TcpRepr, Tuple};
@@ -27,6 +27,7 @@ pub struct Connection {
     pub(super) opening: Option<Opening>,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
+    pub(super) patience: Patience,
     /// The time of the last call that told it.
     pub(super) clock: Instant,
     /// When the timestamp of the peer was last new.
@@ -90,6 +91,7 @@ impl Connection {
             opening: None,
             sender: Sender::new(now, &sender, 0),
             receiver: Receiver::new(&receiver, 0),
+            patience: Patience::new(config.patience, now),
             clock: now,
             timestamp_at: now,
             challenge_at: now,
@@ -316,7 +318,7 @@ impl Connection {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
                 self.receiver.on_timeout(now);
-                if !self.sender.on_timeout(now) {
+                if !self.sender.on_timeout(now) || !self.patience.on_timeout(now) {
                     self.close(Cause::TimedOut);
                 }
             }
@@ -332,7 +334,9 @@ impl Connection {
             Phase::SynSent => self.opening.as_ref().and_then(Opening::poll_timeout),
             Phase::HandshakeHeld | Phase::Closed(_) => None,
             Phase::Open => {
-                let timers = [self.sender.poll_timeout(), self.receiver.poll_timeout()];
+                let Connection { sender, receiver, patience, .. } = self;
+                let others = patience.poll_timeout();
+                let timers = [sender.poll_timeout(), receiver.poll_timeout(), others];
                 timers.into_iter().flatten().min()
             }
             Phase::TimeWait => Some(self.time_wait_until),
@@ -352,7 +356,7 @@ impl Connection {
             Action::Syn => Some(self.syn(now)),
             Action::Reset => Some(self.reset(now)),
             Action::Ack => Some(self.ack(now)),
-            Action::WindowProbe => Some(self.window_probe(now)),
+            Action::Probe => Some(self.probe(now)),
             Action::Piece(piece) => Some(self.data(now, piece)),
         }
     }

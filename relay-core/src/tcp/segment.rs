@@ -130,7 +130,7 @@ pub(super) enum Action {
     Syn,
     Reset,
     Ack,
-    WindowProbe,
+    Probe,
     Piece(Piece),
 }
 
@@ -157,8 +157,8 @@ impl Connection {
         if let Some(piece) = self.sender.next_piece() {
             return Some(Action::Piece(piece));
         }
-        if self.sender.persist_due() {
-            return Some(Action::WindowProbe);
+        if self.sender.persist_due() || self.patience.probe_due() {
+            return Some(Action::Probe);
         }
         self.receiver.ack_due(now).then_some(Action::Ack)
     }
@@ -214,9 +214,12 @@ impl Connection {
     }
 
     /// An empty segment with an old sequence number, which the peer must answer.
-    pub(super) fn window_probe(&mut self, now: Instant) -> TcpRepr<'static> {
+    pub(super) fn probe(&mut self, now: Instant) -> TcpRepr<'static> {
         let before = self.outbound.sequence(self.sender.una()).0.wrapping_sub(1);
-        self.sender.on_persist_sent(now);
+        if self.sender.persist_due() {
+            self.sender.on_persist_sent(now);
+        }
+        self.patience.on_probe_sent();
         let segment = self.acknowledging(now, TcpSeqNumber(before));
         self.after_transmit(now);
         segment

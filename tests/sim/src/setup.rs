@@ -98,6 +98,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         hold: options.hold,
         idle_max: options.idle_max,
         replicated_max: options.replicated_max,
+        accepts_per_second: None,
         flows_max: 1000,
     };
     Node::new(settings, random.seed(), now)

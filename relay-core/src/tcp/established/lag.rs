@@ -4,6 +4,9 @@
 //! Linux resumes at once when a few segments above SND.UNA are SACKed and one below them is not: it
 //! repeats the hole, and what follows from our answer (RFC 8985 section 6) is that everything else
 //! is lost, too. Without news it waits for its timeout of 200 ms or more.
+//!
+//! On a leg with small flights four segments would be much. There the ACK stays one segment behind:
+//! an ACK that advances lets the peer send, and what follows from our answer to that is the same.
 
 use std::collections::VecDeque;
 
@@ -23,6 +26,10 @@ const BULK_AFTER_LOSS: u64 = 1024 * 1024;
 /// The peer has to have shown that it sends so many segments ahead of our ACKs, lest the lag takes
 /// much of a small congestion window.
 const FLIGHT_MIN: u64 = 16;
+/// For a lag of one segment a leg needs so many bytes in order, and so many segments without a
+/// pause between them: a lag takes little of such a congestion window.
+const SWING: u64 = 32 * 1024;
+const TRAIN_MIN: u64 = 6;
 /// Runs of segments of the same length that are remembered; with more of them there is no lag.
 const RUNS_MAX: usize = 256;
 
@@ -62,10 +69,14 @@ pub(crate) struct Lag {
     /// The most bytes by which the stream was ahead of our ACKs in it.
     flight: u64,
     is_long: bool,
+    /// Segments without a pause between them: at present, and before the last pause.
+    trains: [u64; 2],
     /// Everything that has come may be acknowledged: if nothing more comes, that is the sender's
     /// own will. (Else it may wait for our ACKs.)
     is_allowed: bool,
     mark: Option<Mark>,
+    /// Where the acknowledgement stays.
+    kept: Option<u64>,
 }
 
 impl Lag {
@@ -80,8 +91,10 @@ impl Lag {
             flight_end: 0,
             flight: 0,
             is_long: false,
+            trains: [0; 2],
             is_allowed: false,
             mark: None,
+            kept: None,
         }
     }
 
@@ -95,6 +108,9 @@ impl Lag {
         } else if self.is_idle(now) {
             (self.since, self.bulk) = (start, BULK);
         }
+        let pauses = self.last_at.is_none_or(|at| now.since(at) >= IDLE);
+        self.trains =
+            if pauses { [1, self.trains[0]] } else { [self.trains[0] + 1, self.trains[1]] };
         self.last_at = Some(now);
         let length = end - start;
         match self.runs.back_mut() {
@@ -121,16 +137,22 @@ impl Lag {
         self.runs.clear();
         self.since = at;
         self.release_at = None;
-        self.mark = None;
+        (self.mark, self.kept) = (None, None);
     }
 
     /// Acknowledgements are allowed up to `limit` of what has come.
     pub fn limit(&mut self, limit: u64) {
         self.is_allowed = limit >= self.end();
-        self.mark = self.mark_below(limit).filter(|_| self.is_active());
-        match (self.mark, self.last_at) {
-            (Some(mark), Some(at)) => {
-                while self.runs.front().is_some_and(|run| run.end <= mark.ack) {
+        self.mark = self.mark_at(limit);
+        let one = || self.ends_below::<1>(limit).map(|(ack, _)| ack);
+        self.kept = match self.mark {
+            Some(mark) => Some(mark.ack),
+            None if self.swings() => one(),
+            None => None,
+        };
+        match (self.kept, self.last_at) {
+            (Some(ack), Some(at)) => {
+                while self.runs.front().is_some_and(|run| run.end <= ack) {
                     self.runs.pop_front();
                 }
                 self.release_at.get_or_insert(at + IDLE);
@@ -141,12 +163,16 @@ impl Lag {
 
     /// The acknowledgement that is kept, if one is.
     pub fn ack(&self) -> Option<u64> {
-        Some(self.mark?.ack)
+        self.kept
     }
 
     /// Where the acknowledgement will stand when the limit is `limit`.
     pub fn mark_at(&self, limit: u64) -> Option<Mark> {
-        self.mark_below(limit).filter(|_| self.is_active())
+        if !self.is_active() {
+            return None;
+        }
+        let (ack, ends) = self.ends_below::<SEGMENTS>(limit)?;
+        Some(Mark { ack, hole_end: ends[SEGMENTS - 1], end: ends[0] })
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -165,7 +191,7 @@ impl Lag {
         }
         (self.since, self.bulk) = (self.end(), BULK);
         self.release_at = None;
-        self.mark = None;
+        (self.mark, self.kept) = (None, None);
         true
     }
 
@@ -177,22 +203,30 @@ impl Lag {
         self.enabled && self.is_long && self.end() - self.since >= self.bulk
     }
 
+    /// Whether the ACK stays one segment behind at least.
+    fn swings(&self) -> bool {
+        let is_long = self.trains.iter().any(|length| *length >= TRAIN_MIN);
+        self.enabled && is_long && self.end() - self.since >= SWING
+    }
+
     fn end(&self) -> u64 {
         self.runs.back().map_or(self.since, |run| run.end)
     }
 
-    fn mark_below(&self, limit: u64) -> Option<Mark> {
-        let (mut ends, mut found) = ([0; SEGMENTS], 0);
+    /// The ends of the last `N` segments up to `limit`, the highest first, and where the lowest of
+    /// these segments begins.
+    fn ends_below<const N: usize>(&self, limit: u64) -> Option<(u64, [u64; N])> {
+        let (mut ends, mut found) = ([0; N], 0);
         for run in self.runs.iter().rev().filter(|run| run.start < limit) {
             let whole = (limit.min(run.end) - run.start) / run.length;
             let mut at = run.start + whole * run.length;
-            while at > run.start && found < SEGMENTS {
+            while at > run.start && found < N {
                 ends[found] = at;
                 found += 1;
                 at -= run.length;
             }
-            if found == SEGMENTS {
-                return Some(Mark { ack: at, hole_end: ends[SEGMENTS - 1], end: ends[0] });
+            if found == N {
+                return Some((at, ends));
             }
         }
         None

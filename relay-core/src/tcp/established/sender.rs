@@ -446,6 +446,11 @@ impl Sender {
         self.persist_at = Some(now + delay);
     }
 
+    /// Nothing is under way, and the peer's window is not closed: no timer asks after the peer.
+    pub fn is_quiet(&self) -> bool {
+        self.board.is_empty() && self.persist_at.is_none() && !self.persist_due
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         [self.retransmit_at, self.reorder_at, self.persist_at].into_iter().flatten().min()
     }

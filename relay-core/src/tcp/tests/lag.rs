@@ -35,9 +35,9 @@ fn in_full_swing_the_ack_stays_four_segments_behind() {
 
 #[test]
 fn requests_and_short_flights_are_acknowledged_whole() {
-    let mut connection = after(60);
-    connection.set_ack_limit(60_000);
-    expect_ack(&mut connection, START, 60_000);
+    let mut connection = after(32);
+    connection.set_ack_limit(32_000);
+    expect_ack(&mut connection, START, 32_000);
     // A small congestion window: never more than two segments are unacknowledged.
     let mut connection = open();
     for i in 0..200 {
@@ -47,6 +47,30 @@ fn requests_and_short_flights_are_acknowledged_whole() {
         connection.set_ack_limit(end);
         drain(&mut connection, START);
         assert_eq!(connection.mark(end), None);
+    }
+}
+
+#[test]
+fn before_full_swing_the_ack_stays_one_segment_behind() {
+    let mut connection = after(60);
+    connection.set_ack_limit(60_000);
+    expect_ack(&mut connection, START, 59_000);
+    let later = connection.poll_timeout().expect("a timer");
+    connection.handle_timeout(later);
+    expect_ack(&mut connection, later, 60_000);
+}
+
+#[test]
+fn segments_that_come_one_by_one_are_acknowledged_whole() {
+    let mut connection = open();
+    for i in 0..100 {
+        let now = START + Duration::from_millis(20 * i as u64);
+        connection.handle_segment(now, &segment(i * SEGMENT, 0, &PAYLOAD)).expect("data");
+        let end = ((i + 1) * SEGMENT) as u64;
+        connection.set_ack_limit(end);
+        connection.release(end);
+        connection.handle_timeout(now + Duration::from_millis(2));
+        expect_ack(&mut connection, now + Duration::from_millis(2), end as i64);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything crosses as Ethernet frames, so that the frame layer is tested along. The network is
 //! seeded: it loses, doubles and delays, and the same seed gives the same run.
 
+mod complaints;
 mod cookies;
 mod host;
 mod lag;
