@@ -168,6 +168,7 @@ fn key_file() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::Congestion;
 
     #[test]
     fn configuration_is_toml_and_names_every_peer() {
@@ -180,5 +181,18 @@ mod tests {
         let listeners = config["listener"].as_array().unwrap();
         assert_eq!(listeners[1]["backends"][0].as_str(), Some("10.99.2.10:9000"));
         assert_eq!(listeners[0]["certificate"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn congestion_control_is_said_only_when_it_was_chosen() {
+        let parse =
+            |options: &Options| -> toml::Table { config(1, options).unwrap().parse().unwrap() };
+        let silent = parse(&Options::default());
+        assert!(silent["listener"][0].get("congestion").is_none());
+        let relay_congestion = Some(Congestion::Bbr);
+        let chosen = parse(&Options { relay_congestion, ..Options::default() });
+        for listener in chosen["listener"].as_array().unwrap() {
+            assert_eq!(listener["congestion"].as_str(), Some("bbr"));
+        }
     }
 }
