@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use wire::plan::Plan as WirePlan;
+use xtask::lab::turn::Turn;
 use xtask::lab::wire::Wire;
 use xtask::lab::{How, Lab, Options, network};
 use xtask::{bench, demo, sim, soak, suite, tidy};
@@ -97,6 +98,8 @@ fn main() -> Result<()> {
 fn lab(command: LabCommand) -> Result<()> {
     match command {
         LabCommand::Up(options) => {
+            // Only until it is up: whoever comes next may replace it.
+            let _turn = Turn::wait("lab up")?;
             let lab = Lab::up(&options)?;
             println!("{}", serde_json::to_string(&lab.description())?);
             Ok(())

@@ -28,6 +28,7 @@ use self::sample::{Place, Sample, Side};
 use self::workload::Workload;
 use crate::binaries::{BIN_DIR_VARIABLE, cargo};
 use crate::lab::plan::{state_file, vip};
+use crate::lab::turn::Turn;
 use crate::lab::{Lab, Options as LabOptions};
 
 /// Benchmarks.
@@ -78,6 +79,7 @@ fn quick(options: &Options) -> Result<()> {
         bench.samples = sample::read(path)?;
     }
     let earlier = bench.samples.iter().map(|sample| sample.repetition).max().unwrap_or(0);
+    let _turn = Turn::wait("bench")?;
     for repetition in (1..=options.repetitions).map(|number| earlier + number) {
         for relays in [1, 2] {
             eprintln!("bench: repetition {repetition}, relays: {relays}");

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod process;
 pub mod relay;
 mod serving;
+pub mod turn;
 pub mod wire;
 
 use std::collections::BTreeMap;
