@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::command::{Candidate, Command, Refusal};
-use crate::id::{Incarnation, NodeId, NodeSet};
+use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 use crate::placement::Field;
 use crate::settle::Settling;
 use crate::view::{
@@ -155,7 +155,18 @@ impl View {
         let changed = self.number;
         let member = Member { incarnation, seat, kind, votes, state, weight, changed };
         self.members.insert(node, member);
+        self.retired.retain(|retired| *retired != seat);
+        if let Some(known) = known.filter(|known| known.seat != seat) {
+            self.retire(known.seat);
+        }
         Ok(())
+    }
+
+    fn retire(&mut self, seat: Seat) {
+        if self.retired.len() == MEMBERS_MAX {
+            self.retired.remove(0);
+        }
+        self.retired.push(seat);
     }
 
     fn eject(
@@ -193,12 +204,13 @@ impl View {
     }
 
     fn forget(&mut self, node: NodeId) -> Result<(), Refusal> {
-        let dead = self.member(node)?.state == State::Dead;
+        let (state, seat) = (self.member(node)?.state, self.member(node)?.seat);
         // Its buckets may still come back with it: they have to be given up explicitly.
-        if !dead || !self.is_empty_of(node) {
+        if state != State::Dead || !self.is_empty_of(node) {
             return Err(Refusal::Unfit);
         }
         self.members.remove(&node);
+        self.retire(seat);
         Ok(())
     }
 

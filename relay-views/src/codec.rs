@@ -33,6 +33,8 @@ impl View {
             out.u8(node.0);
             put_member(&mut out, member);
         }
+        out.u8(self.retired.len() as u8);
+        self.retired.iter().for_each(|seat| out.u64(seat.number()));
         out.u16(self.buckets.len() as u16);
         for bucket in &self.buckets {
             put_bucket(&mut out, bucket);
@@ -60,6 +62,8 @@ impl View {
         let count = bounded(from.u8()?.into(), MEMBERS_MAX)?;
         let members = (0..count).map(|_| Ok((node(from)?, member(from)?)));
         let members = members.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        let count = bounded(from.u8()?.into(), MEMBERS_MAX)?;
+        let retired = (0..count).map(|_| seat(from)).collect::<Result<_, _>>()?;
         let count = bounded(from.u16()?.into(), BUCKETS as usize)?;
         let buckets = (0..count).map(|_| bucket(from)).collect::<Result<Vec<_>, _>>()?;
         let active = document(from)?;
@@ -73,7 +77,7 @@ impl View {
         });
         let vips = vips.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
         reader.finish()?;
-        let view = View { number, replicas, members, buckets, configuration, vips };
+        let view = View { number, replicas, members, retired, buckets, configuration, vips };
         if view.flaw().is_some() { Err(Malformed) } else { Ok(view) }
     }
 }
@@ -210,7 +214,7 @@ fn put_member(out: &mut Vec<u8>, member: &Member) {
 fn member(from: &mut Reader<'_>) -> Result<Member, Malformed> {
     Ok(Member {
         incarnation: Incarnation(from.u64()?),
-        seat: Seat::from_number(from.u64()?).ok_or(Malformed)?,
+        seat: seat(from)?,
         kind: kind(from)?,
         votes: from.bool()?,
         state: one_of(from, [State::Joining, State::Live, State::Draining, State::Dead])?,
@@ -233,12 +237,16 @@ fn candidate(from: &mut Reader<'_>) -> Result<Candidate, Malformed> {
     Ok(Candidate {
         node,
         incarnation,
-        seat: Seat::from_number(from.u64()?).ok_or(Malformed)?,
+        seat: seat(from)?,
         kind: kind(from)?,
         votes: from.bool()?,
         weight: from.u16()?,
         generation: from.u64()?,
     })
+}
+
+fn seat(from: &mut Reader<'_>) -> Result<Seat, Malformed> {
+    Seat::from_number(from.u64()?).ok_or(Malformed)
 }
 
 fn put_bucket(out: &mut Vec<u8>, bucket: &Bucket) {

@@ -11,7 +11,11 @@
 mod apply;
 mod codec;
 pub mod command;
+#[cfg(feature = "council")]
+pub mod council;
 pub mod id;
+#[cfg(feature = "council")]
+pub mod log;
 pub mod placement;
 mod random;
 mod settle;
@@ -19,5 +23,7 @@ pub mod source;
 pub mod view;
 
 pub use command::{Command, Refusal};
+#[cfg(feature = "council")]
+pub use council::Council;
 pub use relay_abi::wire::Malformed;
 pub use view::View;

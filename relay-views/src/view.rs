@@ -31,6 +31,9 @@ pub struct View {
     pub replicas: u8,
     /// Everybody who ever joined and was not removed.
     pub members: BTreeMap<NodeId, Member>,
+    /// Seats that must not vote any more: their disks were replaced, or their members forgotten.
+    /// The latest [`MEMBERS_MAX`].
+    pub retired: Vec<Seat>,
     /// Ownership by bucket.
     pub buckets: Vec<Bucket>,
     /// The cluster's configuration.
@@ -145,6 +148,7 @@ impl View {
             number: 0,
             replicas: 0,
             members: BTreeMap::new(),
+            retired: Vec::new(),
             buckets: vec![Bucket::default(); buckets.clamp(1, BUCKETS as usize)],
             configuration: Configuration::default(),
             vips: BTreeMap::new(),
