@@ -127,8 +127,8 @@ impl View {
             return Err(Refusal::Range);
         }
         if let Some(known) = known.filter(|known| known.state != State::Dead) {
-            // A witness holds nothing that its restart could have lost, as long as it has its disk.
-            let restarted = kind == Kind::Witness && known.kind == kind && known.seat == seat;
+            // Its disk is used by one process at a time: the former life is over.
+            let restarted = known.seat == seat;
             match known.incarnation == incarnation {
                 true => return Err(Refusal::Unchanged),
                 false if !restarted => return Err(Refusal::Alive),

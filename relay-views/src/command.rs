@@ -139,9 +139,9 @@ pub struct Candidate {
 /// Why a command changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Somebody with this id is alive with another incarnation. If it is not the same machine
-    /// before its restart, two machines have one id.
-    #[error("a node with this id is alive with another incarnation")]
+    /// Somebody with this id and another disk is alive. If it is not the same machine before its
+    /// disk was replaced, two machines have one id.
+    #[error("a node with this id and another disk is alive")]
     Alive,
     /// The node is dead, unknown, or another incarnation lives now.
     #[error("the node is not in the view with this incarnation")]

@@ -307,5 +307,13 @@ fn a_configuration_is_in_force_everywhere_or_nowhere() {
 #[test]
 fn an_id_that_is_taken_is_refused() {
     let view = full(&[1, 2]);
-    assert_eq!(view.apply(&Command::Join(candidate(2, 2))), Err(Refusal::Alive));
+    let other = Candidate { seat: Seat::new(NodeId(2), 8), ..candidate(2, 2) };
+    assert_eq!(view.apply(&Command::Join(other)), Err(Refusal::Alive));
+    // With the same disk it is the same machine after a restart: blank.
+    let restarted = view.apply(&Command::Join(candidate(2, 2))).unwrap();
+    assert!(restarted.buckets.iter().all(|bucket| bucket.in_sync == NodeSet::of(NodeId(1))));
+    // With another disk it may come as soon as the former one is dead; that one votes no more.
+    let eject = Command::Eject { victims: vec![life_of(&view, 2)], by: life_of(&view, 1) };
+    let replaced = view.apply(&eject).unwrap().apply(&Command::Join(other)).unwrap();
+    assert_eq!(replaced.retired, [Seat::new(NodeId(2), 7)]);
 }

@@ -7,7 +7,8 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use raft::{ProgressState, SnapshotStatus};
 
 use super::Council;
-use crate::command::Command;
+use super::reports::Reports;
+use crate::command::{Candidate, Command};
 use crate::id::{Incarnation, NodeId, Seat};
 use crate::view::{Kind, Member, State};
 
@@ -20,9 +21,6 @@ const LAG_MAX: u64 = 16;
 /// A snapshot that was not acknowledged for this long is sent again.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Who was heard within this time is not dead for the leader, whoever says so.
-const HEARD_RECENTLY: Duration = Duration::from_millis(25);
-
 /// The leader's memory; worthless at any other node.
 #[derive(Default)]
 pub(super) struct Duties {
@@ -33,21 +31,18 @@ pub(super) struct Duties {
     snapshots: BTreeMap<u64, Duration>,
     /// Seats that asked for something and are told of nothing yet.
     strangers: BTreeSet<Seat>,
+    pub(super) reports: Reports,
 }
 
 impl Council {
     pub(super) fn attend_duties(&mut self) {
         self.eject_silent();
+        self.eject_silent_witnesses();
+        self.resolve_reports();
         self.give_up_lost();
         self.attend_proposals();
         self.tend_voters();
         self.repeat_snapshots();
-    }
-
-    /// Not the leader: tells the leader.
-    pub(super) fn report_silent(&mut self) {
-        self.eject_silent();
-        self.attend_proposals();
     }
 
     /// Who wants something and is not told of anything is made a learner of the engine: it sees
@@ -60,53 +55,47 @@ impl Council {
         }
     }
 
-    /// The leader hears others, too: a node that is deaf must not eject everybody. Whom the leader
-    /// hears itself is ejected at most one at a time, since links between two others may fail.
-    pub(super) fn temper(&self, command: &Command) -> Option<Command> {
-        let Command::Eject { victims, by } = command else { return Some(command.clone()) };
-        let leaves = |life: &(NodeId, Incarnation)| life == by;
-        let me = self.settings.seat.node();
-        let credible = |life: &(NodeId, Incarnation)| {
-            leaves(life) || life.0 != me && (self.silent.contains(life.0) || !self.hears(life.0))
-        };
-        let (mut sure, doubtful): (Vec<_>, Vec<_>) = victims.iter().partition(|v| credible(v));
-        if sure.is_empty() {
-            sure.extend(doubtful.into_iter().take(1));
-        }
-        (!sure.is_empty()).then_some(Command::Eject { victims: sure, by: *by })
-    }
-
-    fn hears(&self, node: NodeId) -> bool {
-        let seat = self.view().members.get(&node).map(|member| member.seat);
-        let heard = seat.and_then(|seat| self.heard.get(&seat));
-        heard.is_some_and(|at| self.now.saturating_sub(*at) <= HEARD_RECENTLY)
-    }
-
-    fn eject_silent(&mut self) {
+    /// Proposes that the silent are ejected. Who does not hear the leader may be deaf himself, and
+    /// says nothing.
+    pub(super) fn eject_silent(&mut self) {
         let Some(by) = self.life() else { return };
         let view = self.view();
         let victims = self.silent.without(by.0).intersection(view.alive());
-        let mut victims: Vec<_> = view.lives(victims).collect();
-        if self.is_leader() {
-            victims.extend(self.silent_witnesses());
-        }
+        let victims: Vec<_> = view.lives(victims).collect();
         if !victims.is_empty() {
             self.propose_duty(Command::Eject { victims, by });
         }
     }
 
     /// Witnesses have no workers whose heartbeats could tell.
-    fn silent_witnesses(&self) -> impl Iterator<Item = (NodeId, Incarnation)> {
+    fn eject_silent_witnesses(&mut self) {
         let me = self.settings.seat.node();
-        let is_silent = move |node: &NodeId, member: &Member| {
-            let heard = self.heard.get(&member.seat).copied().or(self.leads_since);
-            let since = heard.map_or(Duration::ZERO, |at| self.now.saturating_sub(at));
+        let is_silent = |node: &NodeId, member: &Member| {
             let witness = member.kind == Kind::Witness && member.state != State::Dead;
-            witness && *node != me && since > self.settings.witness_timeout
+            witness && *node != me && self.is_long_silent(member.seat)
         };
-        let members = self.view().members.iter();
-        let silent = members.filter(move |(node, member)| is_silent(node, member));
-        silent.map(|(node, member)| (*node, member.incarnation))
+        let mut members = self.view().members.iter();
+        let silent = members.find(|(node, member)| is_silent(node, member));
+        if let Some((node, member)) = silent {
+            let life = (*node, member.incarnation);
+            self.propose_duty(Command::Eject { victims: vec![life], by: life });
+        }
+    }
+
+    /// A node whose disk was replaced wants to join while its former seat counts as alive.
+    pub(super) fn eject_former_seat(&mut self, candidate: &Candidate) {
+        let Some(member) = self.view().members.get(&candidate.node) else { return };
+        let replaced = member.state != State::Dead && member.seat != candidate.seat;
+        if replaced && self.is_long_silent(member.seat) {
+            let life = (candidate.node, member.incarnation);
+            self.propose_believed(Command::Eject { victims: vec![life], by: life });
+        }
+    }
+
+    fn is_long_silent(&self, seat: Seat) -> bool {
+        let heard = self.heard.get(&seat).copied().or(self.leads_since);
+        let since = heard.map_or(Duration::ZERO, |at| self.now.saturating_sub(at));
+        since > self.settings.witness_timeout
     }
 
     /// This node's life, if the view agrees that it lives.
@@ -200,8 +189,8 @@ impl Council {
         let last = self.raw.raft.raft_log.last_index();
         let fit = |seat: &Seat| {
             let member = self.view().members.get(&seat.node());
-            let wanted = member
-                .is_some_and(|m| m.seat == *seat && m.votes && m.state != State::Dead);
+            let wanted =
+                member.is_some_and(|m| m.seat == *seat && m.votes && m.state != State::Dead);
             let progress = self.raw.raft.prs().get(seat.number());
             let follows = progress.is_some_and(|progress| {
                 progress.state == ProgressState::Replicate && progress.matched + LAG_MAX >= last

@@ -44,9 +44,8 @@ impl Council {
             let voters = self.status().voters;
             let members = &self.view().members;
             let order = |seat: &Seat| {
-                let witness = members
-                    .get(&seat.node())
-                    .is_some_and(|member| member.kind == Kind::Witness);
+                let witness =
+                    members.get(&seat.node()).is_some_and(|member| member.kind == Kind::Witness);
                 (witness, *seat)
             };
             let before_us = voters.iter().filter(|seat| order(seat) < order(&me));
@@ -83,6 +82,14 @@ impl Council {
         if self.now.saturating_sub(heard) > self.settings.patience {
             self.end_lease();
         }
+    }
+
+    /// Whether another node leads, and is no suspect.
+    pub(super) fn hears_leader(&self) -> bool {
+        let Some(leader) = self.leading_seat().filter(|_| !self.is_leader()) else { return false };
+        let heard = self.heard.get(&leader);
+        let recently = heard.is_some_and(|at| self.now.saturating_sub(*at) < HEARTBEAT * 5);
+        recently && !self.silent.contains(leader.node())
     }
 
     /// Whether the engine can take the message. It trusts its peers: what contradicts its own

@@ -15,6 +15,7 @@ mod duties;
 mod election;
 mod persist;
 mod proposals;
+mod reports;
 mod store;
 pub mod wire;
 
@@ -80,7 +81,8 @@ pub struct Settings {
     /// A leader that was silent for this long may be voted out. For a witness, which has no
     /// heartbeats but these; relays suspect sooner, by the workers' heartbeats.
     pub patience: Duration,
-    /// The leader ejects a silent witness after this time.
+    /// The leader takes a seat for dead whose council was silent for this long, if no heartbeats of
+    /// workers can tell: a witness, or a node that is back with another disk.
     pub witness_timeout: Duration,
     /// Stalled buckets are given up after this time (rule 18).
     pub loss_timeout: Duration,
@@ -232,7 +234,9 @@ impl Council {
             wish: None,
             duties: duties::Duties::default(),
         };
-        council.events.push_back(Event::View(Arc::clone(council.view())));
+        if council.view().number > 0 {
+            council.events.push_back(Event::View(Arc::clone(council.view())));
+        }
         council.draw_timeout();
         Ok(council)
     }
@@ -287,6 +291,9 @@ impl Council {
         self.raw.tick();
         self.draw_timeout();
         self.notice_silence();
+        if self.hears_leader() {
+            self.eject_silent();
+        }
         self.attend_proposals();
         let leads_since = self.is_leader().then(|| self.leads_since.unwrap_or(self.now));
         if self.leads_since != leads_since {
@@ -349,8 +356,9 @@ impl Council {
         }
         if self.is_leader() {
             self.attend_duties();
-        } else if !news.is_empty() {
-            self.report_silent();
+        } else if !news.is_empty() && self.hears_leader() {
+            self.eject_silent();
+            self.attend_proposals();
         }
     }
 

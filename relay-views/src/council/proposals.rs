@@ -127,18 +127,44 @@ impl Council {
         self.propose_membership();
         let expired = self.proposals.expire(self.now);
         self.tell(expired.into_iter().map(Event::Expired));
+        self.drop_outdated();
         for proposal in self.proposals.due(self.now) {
+            let ejects = matches!(proposal.command, Command::Eject { .. });
             if self.is_leader() {
                 self.propose_now(&proposal);
+            } else if ejects && self.leader().is_none() {
+                // Not by way of others: who hears no leader may be deaf.
             } else if let Some(to) = self.leader().or_else(|| self.next_contact()) {
                 self.send(to, &Parcel::Proposal(proposal));
             }
         }
     }
 
+    /// Who was silent and is heard again must not be ejected.
+    fn drop_outdated(&mut self) {
+        let relays = self.view().relays(|_| true);
+        let heard = relays.minus(self.silent);
+        self.proposals.waiting.retain(|_, waiting| match &waiting.proposal.command {
+            Command::Eject { victims, .. } if waiting.duty => {
+                !victims.iter().any(|victim| heard.contains(victim.0))
+            }
+            _ => true,
+        });
+    }
+
+    /// Proposes what was weighed already.
+    pub(super) fn propose_believed(&mut self, command: Command) {
+        let author = self.settings.seat;
+        let proposal = Proposal { author, number: 0, forwarded: false, command };
+        let _ = self.raw.propose(Vec::new(), proposal.encode());
+    }
+
     /// This node leads: gives a proposal to the engine.
     pub(super) fn propose_now(&mut self, proposal: &Proposal) {
         self.admit_author(proposal.author);
+        if let Command::Join(candidate) = &proposal.command {
+            self.eject_former_seat(candidate);
+        }
         let Some(command) = self.temper(&proposal.command) else { return };
         let data = Proposal { command, forwarded: false, ..*proposal }.encode();
         if data.len() <= ENTRY_MAX {

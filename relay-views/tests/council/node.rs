@@ -19,6 +19,9 @@ pub const DETECTION: Duration = Duration::from_millis(12);
 /// How often an owner looks after its learners.
 const TEACHING: Duration = Duration::from_millis(20);
 
+/// A gate that acknowledges nothing for this long is ejected (rule 19).
+const EJECTION: Duration = Duration::from_millis(60);
+
 pub struct Node {
     pub id: NodeId,
     pub disk: Disk,
@@ -28,6 +31,8 @@ pub struct Node {
     pub wake_at: Duration,
     /// When the workers of which peer were heard last.
     pub heard: BTreeMap<NodeId, Duration>,
+    /// When which peer acknowledged something last: it hears us, and we hear it.
+    pub acknowledged: BTreeMap<NodeId, Duration>,
     kind: Kind,
     taught: Duration,
 }
@@ -42,6 +47,7 @@ impl Node {
             paused_until: Duration::ZERO,
             wake_at: Duration::MAX,
             heard: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
             kind,
             taught: Duration::ZERO,
         }
@@ -58,12 +64,13 @@ impl Node {
             witness: self.kind == Kind::Witness,
             contacts: contacts.to_vec(),
             entropy,
-            patience: Duration::from_millis(30),
+            patience: Duration::from_millis(15),
             witness_timeout: Duration::from_millis(400),
             loss_timeout: Duration::from_millis(800),
         };
         self.incarnation.0 += 1;
         self.heard.clear();
+        self.acknowledged.clear();
         let council = Council::new(settings, &self.disk.memory(), now);
         self.council = Some(council.expect("its own disk is consistent"));
         self.enlist(now);
@@ -136,6 +143,17 @@ impl Node {
                 let generation = document.generation;
                 commands.push(Command::Prepared { node: life, generation });
             }
+        }
+        let gates = view.buckets.iter().filter(|bucket| bucket.owner == Some(self.id));
+        let gates = gates.fold(NodeSet::EMPTY, |all, bucket| all.union(bucket.in_sync));
+        let mut stuck = |gate: &NodeId| {
+            let acknowledged = *self.acknowledged.entry(*gate).or_insert(now);
+            now.saturating_sub(acknowledged) > EJECTION
+        };
+        let victims: NodeSet = gates.without(self.id).iter().filter(|gate| stuck(gate)).collect();
+        if !victims.is_empty() {
+            let victims = view.lives(victims).collect();
+            commands.push(Command::Eject { victims, by: life });
         }
         let Some(council) = &mut self.council else { return };
         if council.is_leader() {

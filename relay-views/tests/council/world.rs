@@ -8,7 +8,7 @@ use relay_views::View;
 use relay_views::council::{Event, Outgoing, found};
 use relay_views::id::{NodeId, NodeSet, Seat};
 use relay_views::log::Log;
-use relay_views::view::Kind;
+use relay_views::view::{Kind, Member, State};
 
 use crate::check::{Checker, unsettled};
 use crate::disk::Disk;
@@ -67,13 +67,15 @@ pub enum Fault {
     /// Neither side hears the other.
     Split(NodeSet),
     /// `from` is not heard by `to`.
-    Deafen { from: NodeSet, to: NodeSet },
+    Deafen {
+        from: NodeSet,
+        to: NodeSet,
+    },
     Heal,
     DiskFull(NodeId, bool),
     /// The disk is replaced by an empty one.
     Wipe(NodeId),
     Propose(NodeId, relay_views::Command),
-    Swarm,
 }
 
 pub struct World {
@@ -92,8 +94,6 @@ pub struct World {
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     happenings: BTreeMap<u64, Happening>,
     sequence: u64,
-    /// Faults that the swarm asked for.
-    pub due: Vec<Fault>,
 }
 
 impl World {
@@ -112,7 +112,6 @@ impl World {
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             sequence: 0,
-            due: Vec::new(),
         };
         let relays = (1..=relays).map(|id| (NodeId(id), Kind::Relay));
         let all = relays.chain((10..10 + witnesses).map(|id| (NodeId(id), Kind::Witness)));
@@ -147,9 +146,11 @@ impl World {
 
     pub fn leader(&self) -> Option<NodeId> {
         let leads = |node: &&Node| node.council.as_ref().is_some_and(|c| c.is_leader());
-        self.nodes.values().filter(leads).max_by_key(|node| {
-            node.council.as_ref().map_or(0, |council| council.status().term)
-        }).map(|node| node.id)
+        self.nodes
+            .values()
+            .filter(leads)
+            .max_by_key(|node| node.council.as_ref().map_or(0, |council| council.status().term))
+            .map(|node| node.id)
     }
 
     pub fn fault_in(&mut self, delay: Duration, fault: Fault) {
@@ -188,7 +189,26 @@ impl World {
         let voters = self.leader().and_then(|id| self.nodes[&id].council.as_ref());
         let voters = voters.map_or(0, |council| council.status().voters.len());
         let few = voters != all.len();
+        let old = |node: &&Node| !views[0].names(node.id, node.incarnation);
+        if let Some(node) = self.nodes.values().find(old) {
+            return Some(format!("{} is not in the view in life {}", node.id, node.incarnation));
+        }
         few.then(|| format!("{voters} voters")).or_else(|| unsettled(&views, relays, all))
+    }
+
+    /// Everything about everybody, for a failure's message.
+    pub fn picture(&self) -> String {
+        let line = |node: &Node| {
+            let status = node.council.as_ref().map(|council| council.status());
+            let view = node.view().map(|view| {
+                let state =
+                    |(id, member): (&NodeId, &Member)| (id.0, member.incarnation.0, member.state);
+                (view.number, view.members.iter().map(state).collect::<Vec<_>>())
+            });
+            format!("{} life {}: {status:?} {view:?}\n", node.id, node.incarnation.0)
+        };
+        let lines: String = self.nodes.values().map(line).collect();
+        format!("{:?}\n{:?}: cut {:?}\n{lines}", self.unrest(), self.now, self.cut)
     }
 
     pub fn step(&mut self) {
@@ -253,10 +273,19 @@ impl World {
         let running: Vec<_> = relays.iter().copied().filter(|id| runs(&self.nodes[id])).collect();
         for to in &running {
             let lost: Vec<bool> = running.iter().map(|_| self.rng.chance(self.loss)).collect();
+            let lives: Vec<_> = running.iter().map(|id| self.nodes[id].incarnation).collect();
             let node = self.nodes.get_mut(to).unwrap();
-            for (from, lost) in running.iter().zip(lost) {
-                if !lost && !self.cut.contains(&(*from, *to)) {
+            for ((from, life), lost) in running.iter().zip(lives).zip(lost) {
+                let view = node.view().cloned();
+                let member = view.as_ref().and_then(|view| view.members.get(from));
+                // Another life of the peer is not the one that the view is about.
+                let same = member
+                    .is_none_or(|member| member.incarnation == life || member.state == State::Dead);
+                if same && !lost && !self.cut.contains(&(*from, *to)) {
                     node.heard.insert(*from, now);
+                    if !self.cut.contains(&(*to, *from)) {
+                        node.acknowledged.insert(*from, now);
+                    }
                 }
             }
             let peers: Vec<_> = relays.iter().copied().filter(|peer| peer != to).collect();
@@ -306,9 +335,9 @@ impl World {
             }
         }
         self.sent += 1;
-        let content = bytes.iter().fold(self.sent, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        let content = bytes
+            .iter()
+            .fold(self.sent, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
         self.trace = self.trace.rotate_left(5) ^ content ^ self.now.as_nanos() as u64;
         if self.rng.chance(self.loss) {
             return;
@@ -365,7 +394,6 @@ impl World {
                     self.settle(id);
                 }
             }
-            Fault::Swarm => self.due.push(Fault::Swarm),
         }
     }
 }
