@@ -13,6 +13,8 @@ mod codec;
 pub mod command;
 #[cfg(feature = "council")]
 pub mod council;
+#[cfg(feature = "council")]
+pub mod disk;
 pub mod id;
 #[cfg(feature = "council")]
 pub mod log;

@@ -86,6 +86,25 @@ pub struct Settings {
     pub witness_timeout: Duration,
     /// Stalled buckets are given up after this time (rule 18).
     pub loss_timeout: Duration,
+    /// Entries after which the log is rewritten, beginning with a snapshot.
+    pub compact_after: usize,
+}
+
+impl Settings {
+    /// What is good for most: everything but the name of the seat, whom to turn to, and a number
+    /// drawn at random.
+    pub fn new(seat: Seat, contacts: Vec<NodeId>, entropy: u64) -> Settings {
+        Settings {
+            seat,
+            witness: false,
+            contacts,
+            entropy,
+            patience: TICK * 3,
+            witness_timeout: Duration::from_secs(1),
+            loss_timeout: Duration::from_secs(10),
+            compact_after: 1024,
+        }
+    }
 }
 
 /// A message for another node's council.

@@ -31,7 +31,7 @@ impl Council {
                 self.unsaved = false;
                 (batch, None)
             } else {
-                (self.raw.mut_store().compact()?, None)
+                (self.raw.mut_store().compact(self.settings.compact_after)?, None)
             };
             self.waiting = Some(Waiting { batch, ready });
             if self.waiting.as_ref().is_some_and(|waiting| waiting.batch.records.is_empty()) {

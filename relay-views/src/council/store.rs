@@ -8,15 +8,6 @@ use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use crate::log::{Batch, Record};
 use crate::view::View;
 
-/// Entries behind the last one applied that are kept for followers that are a little late. Others
-/// get a snapshot.
-const KEPT: usize = 256;
-
-/// Entries after which the log is rewritten, beginning with a snapshot.
-const COMPACT_AFTER: usize = 1024;
-
-const _: () = assert!(KEPT < COMPACT_AFTER);
-
 /// Everything in a log, and the state that follows from what of it is applied.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -124,14 +115,15 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets entries that are applied, when there are many; the batch that makes the log do so.
-    pub fn compact(&mut self) -> Option<Batch> {
+    /// Forgets entries that are applied, when there are more than `max`; the batch that makes the
+    /// log do so. A quarter of them is kept in memory for followers that are a little late; others
+    /// get a snapshot.
+    pub fn compact(&mut self, max: usize) -> Option<Batch> {
         let spent = (self.applied.index - self.before.index) as usize;
-        if spent <= COMPACT_AFTER {
+        let forgotten = spent - max.min(spent) / 4;
+        if spent <= max || forgotten == 0 {
             return None;
         }
-        // The log begins with the view that is applied; what precedes is kept in memory only.
-        let forgotten = spent - KEPT;
         self.before = Place {
             index: self.entries[forgotten - 1].index,
             term: self.entries[forgotten - 1].term,

@@ -60,13 +60,12 @@ impl Node {
     /// Boots: a new life, whatever is on the disk.
     pub fn start(&mut self, now: Duration, contacts: &[NodeId], entropy: u64) {
         let settings = Settings {
-            seat: self.disk.seat(),
             witness: self.kind == Kind::Witness,
-            contacts: contacts.to_vec(),
-            entropy,
-            patience: Duration::from_millis(15),
             witness_timeout: Duration::from_millis(400),
             loss_timeout: Duration::from_millis(800),
+            // Few, so that snapshots are sent.
+            compact_after: 24,
+            ..Settings::new(self.disk.seat(), contacts.to_vec(), entropy)
         };
         self.incarnation.0 += 1;
         self.heard.clear();
