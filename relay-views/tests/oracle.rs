@@ -19,12 +19,8 @@ fn join(id: u8) -> Command {
 
 #[test]
 fn every_audience_sees_one_history() {
-    let manners = Manners {
-        decision_max: MILLI * 3,
-        delivery_max: MILLI * 20,
-        lost: 200,
-        stale: 500,
-    };
+    let manners =
+        Manners { decision_max: MILLI * 3, delivery_max: MILLI * 20, lost: 200, stale: 500 };
     let (mut gaps, mut seen) = (0, 0);
     for seed in 0..50 {
         let oracle = Oracle::new(View::genesis_of(8), manners, seed);

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft::eraftpb::{ConfState, Message};
+use raft::eraftpb::{ConfState, Message, Snapshot};
 use raft::{Config, RawNode, StateRole};
 
 use self::proposals::Proposals;
@@ -198,10 +198,10 @@ pub struct Council {
 /// The first batch of a new cluster's log, for every seat that is to decide from the start: one
 /// suffices, others are added when they join. Never for a node that may have voted before.
 pub fn found(voters: &[Seat], view: &View) -> Batch {
-    let mut configuration = ConfState::default();
-    configuration.voters = voters.iter().map(|seat| seat.number()).collect();
-    let mut snapshot = raft::eraftpb::Snapshot::default();
-    snapshot.data = view.encode().into();
+    let voters = voters.iter().map(|seat| seat.number()).collect();
+    let configuration = ConfState { voters, ..ConfState::default() };
+    let data = view.encode().into();
+    let mut snapshot = Snapshot { data, ..Snapshot::default() };
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (1, 1);
     metadata.set_conf_state(configuration);

@@ -142,8 +142,8 @@ impl Store {
     }
 
     fn present(&self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        snapshot.data = self.view.encode().into();
+        let data = self.view.encode().into();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (self.applied.index, self.applied.term);
         metadata.set_conf_state(self.configuration.clone());

@@ -270,9 +270,8 @@ fn put_snapshot(out: &mut Vec<u8>, snapshot: &Snapshot) {
 fn snapshot(from: &mut Reader<'_>) -> Result<Snapshot, Malformed> {
     let mut metadata = SnapshotMetadata::default();
     (metadata.index, metadata.term) = (from.u64()?, from.u64()?);
-    let mut configuration = ConfState::default();
-    configuration.voters = seats(from)?;
-    configuration.learners = seats(from)?;
+    let (voters, learners) = (seats(from)?, seats(from)?);
+    let configuration = ConfState { voters, learners, ..ConfState::default() };
     let disjoint = !configuration.learners.iter().any(|one| configuration.voters.contains(one));
     if metadata.index == 0 || metadata.term == 0 || configuration.voters.is_empty() || !disjoint {
         return Err(Malformed);
@@ -280,9 +279,8 @@ fn snapshot(from: &mut Reader<'_>) -> Result<Snapshot, Malformed> {
     metadata.set_conf_state(configuration);
     let count = usize::try_from(from.u32()?).map_err(|_| Malformed)?;
     let data = from.bytes(bounded(count, MESSAGE_MAX)?)?;
-    let mut snapshot = Snapshot::default();
+    let mut snapshot = Snapshot { data: data.to_vec().into(), ..Snapshot::default() };
     snapshot.set_metadata(metadata);
-    snapshot.data = data.to_vec().into();
     Ok(snapshot)
 }
 

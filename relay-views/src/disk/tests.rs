@@ -114,23 +114,30 @@ fn the_log_of_another_node_or_process_is_refused() {
 
 /// A file that fails on demand.
 #[derive(Clone, Default)]
-struct Faulty(Arc<Mutex<(Vec<u8>, Option<ErrorKind>, bool)>>);
+struct Faulty(Arc<Mutex<Faults>>);
+
+#[derive(Default)]
+struct Faults {
+    bytes: Vec<u8>,
+    append: Option<ErrorKind>,
+    sync: bool,
+}
 
 impl Medium for Faulty {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (file, fault, _) = &mut *self.0.lock().unwrap();
-        let written = if fault.is_some() { bytes.len() / 2 } else { bytes.len() };
-        file.extend(&bytes[..written]);
-        fault.map_or(Ok(()), |kind| Err(kind.into()))
+        let mut faults = self.0.lock().unwrap();
+        let written = if faults.append.is_some() { bytes.len() / 2 } else { bytes.len() };
+        faults.bytes.extend(&bytes[..written]);
+        faults.append.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let fails = self.0.lock().unwrap().2;
+        let fails = self.0.lock().unwrap().sync;
         if fails { Err(ErrorKind::Other.into()) } else { Ok(()) }
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.0.lock().unwrap().0.truncate(length as usize);
+        self.0.lock().unwrap().bytes.truncate(length as usize);
         Ok(())
     }
 }
@@ -142,14 +149,14 @@ fn a_full_disk_can_be_tried_again_and_leaves_nothing_behind() {
     let faulty = Faulty::default();
     (log.file, log.length) = (Box::new(faulty.clone()), 0);
     log.write(&batch(1..2)).unwrap();
-    let before = faulty.0.lock().unwrap().0.clone();
-    faulty.0.lock().unwrap().1 = Some(ErrorKind::StorageFull);
+    let before = faulty.0.lock().unwrap().bytes.clone();
+    faulty.0.lock().unwrap().append = Some(ErrorKind::StorageFull);
     let error = log.write(&batch(2..3)).unwrap_err();
     assert!(matches!(&error, Failure::Full { .. }) && error.to_string().contains("full"));
-    assert_eq!(faulty.0.lock().unwrap().0, before);
-    faulty.0.lock().unwrap().1 = None;
+    assert_eq!(faulty.0.lock().unwrap().bytes, before);
+    faulty.0.lock().unwrap().append = None;
     log.write(&batch(2..3)).unwrap();
-    assert_eq!(faulty.0.lock().unwrap().0.len(), 2 * before.len());
+    assert_eq!(faulty.0.lock().unwrap().bytes.len(), 2 * before.len());
 }
 
 #[test]
@@ -158,8 +165,8 @@ fn after_a_failed_sync_nothing_is_believed() {
     let (mut log, _) = place.open().unwrap();
     let faulty = Faulty::default();
     (log.file, log.length) = (Box::new(faulty.clone()), 0);
-    faulty.0.lock().unwrap().2 = true;
+    faulty.0.lock().unwrap().sync = true;
     assert!(matches!(log.write(&batch(1..2)), Err(Failure::Unknown { .. })));
-    faulty.0.lock().unwrap().2 = false;
+    faulty.0.lock().unwrap().sync = false;
     assert!(matches!(log.write(&batch(1..2)), Err(Failure::Unknown { .. })));
 }

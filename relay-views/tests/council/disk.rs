@@ -9,11 +9,13 @@ pub struct Disk {
     /// How many of them survive for certain.
     synced: usize,
     pub full: bool,
+    /// Breaks its promise: what was synced may be gone, too.
+    pub forgetful: bool,
 }
 
 impl Disk {
     pub fn new(seat: Seat) -> Disk {
-        Disk { seat, records: Vec::new(), synced: 0, full: false }
+        Disk { seat, records: Vec::new(), synced: 0, full: false, forgetful: false }
     }
 
     pub fn seat(&self) -> Seat {
@@ -22,8 +24,10 @@ impl Disk {
 
     /// Power fails: `draw` decides how much of the rest had reached the disk.
     pub fn crash(&mut self, draw: impl Fn(usize) -> usize) {
-        let rest = self.records.len() - self.synced;
-        self.records.truncate(self.synced + draw(rest + 1));
+        let safe = if self.forgetful { self.synced.min(1) } else { self.synced };
+        let rest = self.records.len() - safe;
+        self.records.truncate(safe + draw(rest + 1));
+        self.synced = self.records.len();
         self.full = false;
     }
 

@@ -137,11 +137,9 @@ impl Node {
             let buckets = leaving.iter().map(|place| *place as u16).collect();
             commands.push(Command::HandedOver { seen, buckets, from: life });
         }
-        if let Some(document) = &view.configuration.proposed {
-            if !view.configuration.prepared.contains(self.id) {
-                let generation = document.generation;
-                commands.push(Command::Prepared { node: life, generation });
-            }
+        let unprepared = !view.configuration.prepared.contains(self.id);
+        if let Some(document) = view.configuration.proposed.as_ref().filter(|_| unprepared) {
+            commands.push(Command::Prepared { node: life, generation: document.generation });
         }
         let gates = view.buckets.iter().filter(|bucket| bucket.owner == Some(self.id));
         let gates = gates.fold(NodeSet::EMPTY, |all, bucket| all.union(bucket.in_sync));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use relay_views::Command;
 use relay_views::id::{NodeId, NodeSet};
@@ -11,7 +11,7 @@ use relay_views::view::State;
 use crate::world::{Fault, MILLI, Rng, World};
 
 /// Virtual time with faults.
-const STORM: Duration = Duration::from_millis(2500);
+const STORM: Duration = Duration::from_millis(2000);
 
 /// After it, everybody has to agree within this time.
 const CALM: Duration = Duration::from_secs(12);
@@ -26,12 +26,14 @@ fn any_storm_is_survived() {
         Some(first.parse().ok()?..end.parse().ok()?)
     });
     let seeds = seeds.unwrap_or(SEEDS);
-    let (start, count) = (Instant::now(), seeds.end - seeds.start);
+    #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a rate for people")]
+    let (start, count) = (std::time::Instant::now(), seeds.end - seeds.start);
     let workers = thread::available_parallelism().map_or(1, usize::from) as u64;
     let handles: Vec<_> = (0..workers)
         .map(|worker| {
             let mine = seeds.clone().filter(move |seed| seed % workers == worker);
-            thread::spawn(move || mine.map(|seed| named(seed)).fold((0, 0), sum))
+            #[expect(clippy::disallowed_methods, reason = "worlds are independent")]
+            thread::spawn(move || mine.map(named).fold((0, 0), sum))
         })
         .collect();
     let total = handles.into_iter().map(|handle| handle.join().unwrap()).fold((0, 0), sum);
@@ -48,6 +50,19 @@ fn the_same_seed_is_the_same_run() {
         };
         assert_eq!(trace(), trace(), "seed {seed}");
     }
+}
+
+/// The canary: a voter that forgets its votes must be noticed, or the checks are worth nothing.
+#[test]
+fn disks_that_forget_are_noticed() {
+    let broken = |seed: &u64| {
+        let world = std::panic::catch_unwind(|| storm(*seed, true));
+        world.is_err_and(|panic| {
+            let text = panic.downcast_ref::<String>().map_or("", String::as_str);
+            text.contains("two views") || text.contains("two leaders")
+        })
+    };
+    assert!((0..100).any(|seed| broken(&seed)), "100 storms with forgetful disks and no trace");
 }
 
 fn sum(a: (u64, u64), b: (u64, u64)) -> (u64, u64) {
@@ -70,12 +85,19 @@ fn named(seed: u64) -> (u64, u64) {
 
 /// One storm, and the calm after it.
 fn run(seed: u64) -> World {
+    let mut world = storm(seed, false);
+    calm(&mut world, seed);
+    world
+}
+
+fn storm(seed: u64, forgetful: bool) -> World {
     let mut rng = Rng(seed);
     let relays = 2 + rng.below(4) as u8;
     let witnesses = if relays == 2 { 1 } else { rng.below(3) as u8 };
     let everybody = usize::from(relays + witnesses);
     let founders = if rng.chance(500) { 1 } else { everybody };
     let mut world = World::new(seed, relays, witnesses, founders);
+    world.nodes.values_mut().for_each(|node| node.disk.forgetful = forgetful);
     let swarm = Swarm::new(&mut rng);
     world.loss = swarm.loss;
     let mut next = MILLI * 150;
@@ -85,16 +107,19 @@ fn run(seed: u64) -> World {
         swarm.strike(&mut world);
         next += world.rng.within(swarm.pace * 2);
     }
+    world
+}
+
+fn calm(world: &mut World, seed: u64) {
     world.happen(Fault::Heal);
     world.loss = 0;
     for id in world.ids() {
         world.happen(Fault::DiskFull(id, false));
         world.happen(Fault::Start(id));
     }
-    undrain(&mut world);
+    undrain(world);
     let calm = world.run_until(CALM, |world| world.unrest().is_none());
     assert!(calm.is_some(), "seed {seed} does not come to rest: {}", world.picture());
-    world
 }
 
 /// An operator who drains in a storm has to undrain after it, and insists.

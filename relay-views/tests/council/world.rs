@@ -328,11 +328,11 @@ impl World {
 
     fn transmit(&mut self, from: NodeId, message: Outgoing) {
         let Outgoing { to, mut bytes } = message;
-        if let Some(rng) = &mut self.mangle {
-            if rng.chance(100) {
-                let place = rng.below(bytes.len() as u64) as usize;
-                bytes[place] = rng.pick(&[0, 1, 0x7f, 0xff, bytes[place].wrapping_add(1)]);
-            }
+        if let Some(rng) = &mut self.mangle
+            && rng.chance(100)
+        {
+            let place = rng.below(bytes.len() as u64) as usize;
+            bytes[place] = rng.pick(&[0, 1, 0x7f, 0xff, bytes[place].wrapping_add(1)]);
         }
         self.sent += 1;
         let content = bytes
