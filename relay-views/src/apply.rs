@@ -153,6 +153,8 @@ impl View {
         }
         let state = if kind == Kind::Relay { State::Joining } else { State::Live };
         let changed = self.number;
+        // An operator's choice outlives a restart.
+        let weight = known.map_or(weight, |known| known.weight);
         let member = Member { incarnation, seat, kind, votes, state, weight, changed };
         self.members.insert(node, member);
         self.retired.retain(|retired| *retired != seat);

@@ -130,7 +130,8 @@ pub struct Candidate {
     pub kind: Kind,
     /// Whether it votes.
     pub votes: bool,
-    /// Its share: 1 to [`crate::view::WEIGHT_MAX`].
+    /// The share of a new member, 1 to [`crate::view::WEIGHT_MAX`]; later ones are
+    /// [`Command::Weigh`]'s.
     pub weight: u16,
     /// The generation of the configuration that it holds; a witness needs none.
     pub generation: u64,

@@ -291,13 +291,15 @@ impl Council {
 
     /// When to call [`Council::handle_timeout`] at the latest.
     pub fn next_timeout(&self) -> Duration {
-        self.campaign_at.map_or(self.next_tick, |at| at.min(self.next_tick))
+        let campaign = self.campaign_at.filter(|_| self.waiting.is_none());
+        campaign.map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
-    /// Time passed.
+    /// Time passed. Call [`Council::run`] afterwards even if this node abstains: it tries again.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.now = self.now.max(now);
         if self.waiting.is_some() {
+            self.next_tick = self.next_tick.max(now + TICK);
             return;
         }
         self.campaign_when_due();
