@@ -4,16 +4,18 @@
 //! Offsets are 64-bit stream offsets; byte 0 is the first one after the SYN.
 
 mod entry;
+mod mark;
 
 use alloc::vec::Vec;
 
 pub use self::entry::{ENTRIES_MAX, Entry};
 use self::entry::{decode_entries, encode_entries};
+pub use self::mark::Mark;
 pub use crate::wire::Malformed;
 use crate::wire::{Reader, Writer};
 
 /// Version of every message and datagram in this module.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The longest encoded message. A base carries all log entries of a flow.
 pub const MESSAGE_MAX: usize = 256 * 1024;
@@ -55,6 +57,9 @@ pub enum Message<'a> {
     End { flow: u64 },
     /// A TLS 1.2 session that a client may resume by its id; belongs to no flow.
     Session(Session<'a>),
+    /// Where the acknowledgement toward the sender of a stream stands, once everything before this
+    /// message is committed.
+    Mark { flow: u64, direction: Direction, mark: Mark },
 }
 
 /// Who owns the buckets and who may take over (rule 1).
@@ -218,6 +223,7 @@ const END: u8 = 7;
 const OPENING: u8 = 8;
 const TRANSCRIPT: u8 = 9;
 const SESSION: u8 = 10;
+const MARK: u8 = 11;
 
 impl<'a> Message<'a> {
     /// Appends the encoded message to `out`.
@@ -260,7 +266,7 @@ impl<'a> Message<'a> {
             Message::Data { flow, direction, offset, fin, bytes } => {
                 out.u8(DATA);
                 out.u64(*flow);
-                out.bool(*direction == Direction::Down);
+                direction.encode(out);
                 out.u64(*offset);
                 out.bool(*fin);
                 out.bytes(bytes);
@@ -272,6 +278,12 @@ impl<'a> Message<'a> {
             Message::Session(session) => {
                 out.u8(SESSION);
                 session.encode(out);
+            }
+            Message::Mark { flow, direction, mark } => {
+                out.u8(MARK);
+                out.u64(*flow);
+                direction.encode(out);
+                mark.encode(out);
             }
         }
     }
@@ -296,7 +308,7 @@ impl<'a> Message<'a> {
             },
             DATA => {
                 let flow = r.u64()?;
-                let direction = if r.bool()? { Direction::Down } else { Direction::Up };
+                let direction = Direction::decode(&mut r)?;
                 let (offset, fin) = (r.u64()?, r.bool()?);
                 let bytes = r.rest();
                 if bytes.len() > DATA_MAX {
@@ -306,6 +318,11 @@ impl<'a> Message<'a> {
             }
             END => Message::End { flow: r.u64()? },
             SESSION => Message::Session(Session::decode(&mut r)?),
+            MARK => Message::Mark {
+                flow: r.u64()?,
+                direction: Direction::decode(&mut r)?,
+                mark: Mark::decode(&mut r)?,
+            },
             OPENING => Message::Opening(Opening::decode(&mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,
@@ -343,6 +360,16 @@ impl View {
         let in_sync =
             (0..count).map(|_| Ok((r.u8()?, r.u64()?))).collect::<Result<Vec<_>, Malformed>>()?;
         Ok(View { number, term, owner, in_sync })
+    }
+}
+
+impl Direction {
+    fn encode(self, out: &mut Vec<u8>) {
+        out.bool(self == Direction::Down);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(if r.bool()? { Direction::Down } else { Direction::Up })
     }
 }
 

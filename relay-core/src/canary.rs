@@ -7,6 +7,9 @@
 pub enum Canary {
     /// Rule 10: effects leave although no gate has acknowledged what determines them.
     ReleaseBeforeCommit,
+    /// Rule 10: more of the server's flight leaves although no gate has acknowledged what determines
+    /// it. Everything else still waits: the first answer, and the ACK of what the client has said.
+    AnswerBeforeCommit,
     /// Rule 14: what was received is acknowledged, settled or not.
     AckBeforeSettled,
     /// Rule 6: an owner that hears of a higher term goes on, and a node acknowledges what owners

@@ -37,6 +37,8 @@ pub struct Settings {
     pub idle_max: Option<Duration>,
     /// Bytes of its flows that backups hold as data at most, before flows get a small window.
     pub replicated_max: u64,
+    /// New connections that are let in per second, in bursts of one second's worth; None: all.
+    pub accepts_per_second: Option<u32>,
     /// Flows that this node owns at most.
     pub flows_max: usize,
 }

@@ -178,6 +178,7 @@ impl Node {
                     false => Err(Reason::NotForUs),
                 }
             }
+            (Ok(Inbound::IcmpError(quote)), _) => self.shard.handle_complaint(now, &quote),
             (Ok(inbound), side) => self.answer(side, &inbound),
         };
         if let Err(reason) = result {

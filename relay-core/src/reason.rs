@@ -20,6 +20,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// More connections came than `limits.accepts_per_s` lets in; the client tries again.
+    AcceptLimited = "accept_limited",
     /// The ACK number lies outside of what the peer can know (RFC 5961 section 5).
     AckUnacceptable = "ack_unacceptable",
     /// The IP, TCP or UDP checksum is wrong.
@@ -30,6 +32,10 @@ reasons! {
     FlowTableFull = "flow_table_full",
     /// An IP fragment; fragments of TCP segments are never reassembled.
     Fragment = "fragment",
+    /// An ICMP error that quotes no segment which is under way (RFC 5927 section 4.1).
+    IcmpUnacceptable = "icmp_unacceptable",
+    /// A segment of ours did not arrive, says an ICMP error; it is sent again.
+    IcmpUnreachable = "icmp_unreachable",
     /// The header is shorter than its length fields say, or a field has an impossible value.
     Malformed = "malformed",
     /// Not for one of our addresses, or a protocol that is not handled.
@@ -38,6 +44,8 @@ reasons! {
     NotOwner = "not_owner",
     /// The sequence number lies outside of the receive window (RFC 9293 section 3.10.7.4).
     OutOfWindow = "out_of_window",
+    /// Bytes that came before in another form; what came first counts.
+    OverlapInconsistent = "overlap_inconsistent",
     /// The timestamp is older than the last one (PAWS, RFC 7323 section 5).
     PawsRejected = "paws_rejected",
     /// A cluster datagram that does not authenticate.

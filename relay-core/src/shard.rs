@@ -1,5 +1,7 @@
 //! One core's byte path: the flow table, and what goes in and out of it.
 
+mod admission;
+mod complaint;
 mod dial;
 mod stranger;
 
@@ -18,7 +20,7 @@ use crate::id::{FlowId, Incarnation};
 use crate::reason::{Counters, Reason};
 use crate::replica::{Replicas, Shadow};
 use crate::tcp::{Cookies, Phase};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
 const REPLIES_MAX: usize = 1024;
@@ -38,6 +40,7 @@ pub struct Shard {
     client_replies: VecDeque<Vec<u8>>,
     backend_replies: VecDeque<Vec<u8>>,
     cookies: Cookies,
+    admission: admission::Admission,
     entropy: Entropy,
     ids: FlowIds,
     numbers: TupleHash,
@@ -98,6 +101,7 @@ impl Shard {
             client_replies: VecDeque::new(),
             backend_replies: VecDeque::new(),
             cookies: Cookies::new(cookie_key),
+            admission: admission::Admission::default(),
             entropy,
             ids: FlowIds::new(incarnation),
             numbers: TupleHash::new(&number_key),
@@ -350,7 +354,7 @@ impl Shard {
     /// Goes on with a flow of a former owner.
     pub fn adopt(
         &mut self,
-        ((id, shadow), clock_lead): ((FlowId, Shadow), u32),
+        ((id, shadow), (clock_lead, outage)): ((FlowId, Shadow), (u32, Duration)),
         (now, replicas): (Instant, &mut Replicas),
         counters: &mut Counters,
         settings: &Settings,
@@ -363,6 +367,7 @@ impl Shard {
             backend_config: &settings.backend_tcp,
             hold: settings.hold,
             clock_lead,
+            outage,
             listener,
             tls: &settings.listeners[listener].tls,
         };

@@ -141,6 +141,12 @@ pub struct Limits {
     pub hold: HoldTime,
     /// A flow whose ends have been silent for this long is reset; `None`: never.
     pub idle: Option<Duration>,
+    /// A silent peer is asked after this long whether it is there; `None`: never.
+    pub keepalive: Option<Duration>,
+    /// A peer that takes nothing for this long is given up; `None`: not while it answers.
+    pub stalled: Option<Duration>,
+    /// New connections that are let in per second; `None`: all.
+    pub accepts_per_second: Option<u32>,
     /// Bytes that backups hold as data before flows get a small window.
     pub replicated: u64,
 }

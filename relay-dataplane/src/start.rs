@@ -10,6 +10,7 @@ use relay_core::config::{Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpEndpoint};
 use relay_core::id::NodeId;
 use relay_core::node::{Node, cluster_secret};
+use relay_core::time::Duration;
 use relay_core::{tcp, tls};
 
 use crate::clock::{Clock, WallClock};
@@ -134,6 +135,8 @@ fn settings(
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
+        wake: wake(),
+        patience: tcp::Limits { keepalive: limits.keepalive, stall_max: limits.stalled },
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
@@ -156,8 +159,23 @@ fn settings(
         hold: limits.hold,
         idle_max: limits.idle,
         replicated_max: limits.replicated,
+        accepts_per_second: limits.accepts_per_second,
         flows_max: limits.flows,
     }
+}
+
+/// Waking peers is switched off, as a whole or in part, to measure what it is worth
+/// (`xtask bench pause`): "lag", "delay" or both, separated by commas, leave these on.
+fn wake() -> tcp::Wake {
+    let mut wake = tcp::Wake::default();
+    if let Ok(measures) = std::env::var("RELAY_WAKE") {
+        let has = |name| measures.split(',').any(|measure| measure == name);
+        wake.lag = has("lag");
+        if !has("delay") {
+            wake.delay = Duration::ZERO;
+        }
+    }
+    wake
 }
 
 fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {

@@ -27,6 +27,11 @@ const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
+/// Extension headers that are skipped at most.
+const EXTENSIONS_MAX: u32 = 4;
+/// The largest length field of one of them: 64 bytes. A mask, so that the verifier sees the bound.
+const EXTENSION_WORDS_MAX: u8 = 7;
+
 #[inline(always)]
 pub fn inspect(packet: &Packet, at: usize) -> Reason {
     let Some(header) = Header::read(packet, at) else { return Reason::NotForUs };
@@ -98,16 +103,17 @@ fn service(packet: &Packet, header: &Header) -> Option<Reason> {
     if header.version != 6 {
         return None;
     }
-    match header.next {
+    let (next, payload) = skip_extensions(packet, header.next, header.payload)?;
+    match next {
         TCP => {
-            let source_port = packet.read_u16(header.payload)?;
-            let destination_port = packet.read_u16(header.payload + 2)?;
+            let source_port = packet.read_u16(payload)?;
+            let destination_port = packet.read_u16(payload + 2)?;
             let (source, destination) =
                 (bucket::v6(&header.source), bucket::v6(&header.destination));
             let bucket = bucket::bucket(&source, source_port, &destination, destination_port);
             Some(steer::by_bucket(bucket, Reason::Service))
         }
-        ICMPV6 => icmp::inspect_v6(packet, header.payload),
+        ICMPV6 => icmp::inspect_v6(packet, payload),
         FRAGMENT => Some(Reason::Fragment),
         HOP_BY_HOP
         | ROUTING
@@ -119,6 +125,23 @@ fn service(packet: &Packet, header: &Header) -> Option<Reason> {
         | SHIM6 => Some(Reason::ExtensionHeader),
         _ => Some(Reason::UnsupportedProtocol),
     }
+}
+
+/// What lies behind extension headers that may be skipped: its type and offset. The node reads them,
+/// with the same bounds; what is beyond these stays an extension header.
+#[inline(always)]
+fn skip_extensions(packet: &Packet, mut next: u8, mut at: usize) -> Option<(u8, usize)> {
+    let mut count = 0;
+    while count < EXTENSIONS_MAX && matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+        let [after, words] = packet.read::<2>(at)?;
+        if words > EXTENSION_WORDS_MAX {
+            return Some((next, at));
+        }
+        next = after;
+        at += (words & EXTENSION_WORDS_MAX) as usize * 8 + 8;
+        count += 1;
+    }
+    Some((next, at))
 }
 
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::lab::turn::Turn;
 use xtask::lab::{How, Lab, Options, network};
 use xtask::{bench, demo, sim, soak, suite, tidy};
 
@@ -93,6 +94,8 @@ fn main() -> Result<()> {
 fn lab(command: LabCommand) -> Result<()> {
     match command {
         LabCommand::Up(options) => {
+            // Only until it is up: whoever comes next may replace it.
+            let _turn = Turn::wait("lab up")?;
             let lab = Lab::up(&options)?;
             println!("{}", serde_json::to_string(&lab.description())?);
             Ok(())

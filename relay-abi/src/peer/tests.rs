@@ -58,6 +58,11 @@ fn samples() -> Vec<Message<'static>> {
         Message::Entries { flow: 1, index: 9, entries },
         Message::Progress { flow: 1, up, down, window: 65535 },
         Message::Data { flow: 1, direction: Direction::Down, offset: 5, fin: true, bytes: b"abc" },
+        Message::Mark {
+            flow: 1,
+            direction: Direction::Down,
+            mark: Mark { ack: 1 << 40, hole: 1448, held: 4344 },
+        },
         Message::End { flow: 1 },
         Message::Session(Session { key: [4; 32], created: 77, value: b"secret" }),
     ]

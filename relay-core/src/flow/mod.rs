@@ -8,6 +8,8 @@ mod down;
 mod open;
 mod opening;
 mod persist;
+#[cfg(test)]
+mod tests;
 mod up;
 
 pub use open::Open;

@@ -1,6 +1,6 @@
 //! An established flow: both streams, and how they end.
 
-use relay_abi::peer::{DATA_MAX, Direction, Entry, Message};
+use relay_abi::peer::{self, DATA_MAX, Direction, Entry, Message};
 
 use super::down::{Broken, Down};
 use super::opening::Dialing;
@@ -10,7 +10,7 @@ use crate::canary::{Canary, breaks};
 use crate::id::FlowId;
 use crate::relay::{Hold, Log};
 use crate::replica::Lsn;
-use crate::tcp::{Connection, Phase};
+use crate::tcp::{Connection, Mark, Phase};
 use crate::time::Instant;
 use crate::tls::Suite;
 use relay_abi::peer::{Delivered, Settled};
@@ -29,6 +29,8 @@ pub struct Open {
     pub(super) raw: Vec<u8>,
     /// The last point that was replicated.
     pub(super) reported: (Settled, Delivered),
+    /// The last marks that were replicated, up and down.
+    marked: [Option<Mark>; 2],
     ending: Ending,
     /// The client asked for a KeyUpdate that could not be sealed yet (RFC 8446 section 4.6.3).
     owes_key_update: bool,
@@ -83,6 +85,7 @@ impl Open {
             down: Down::new(suite, send, log, Hold::new(turn.hold, 0)).ok()?,
             raw: output,
             reported: (settled, delivered),
+            marked: [None; 2],
             ending: Ending::No,
             owes_key_update: false,
             linger_until: None,
@@ -107,6 +110,7 @@ impl Open {
             down,
             raw,
             reported,
+            marked: [None; 2],
             ending: Ending::No,
             owes_key_update: false,
             linger_until: None,
@@ -184,6 +188,10 @@ impl Open {
         if is_broken(&self.backend.connection) {
             self.drain();
         }
+        // The backend's bytes are kept until the client has them: two round trips' worth, since
+        // both the bytes and their acknowledgements are under way.
+        let carries = client.connection.send_capacity();
+        self.backend.connection.set_receive_demand(2 * carries);
         let entries = match self.pump(&mut client.connection, turn) {
             Ok(entries) => entries,
             Err(Broken::Diverged | Broken::Exhausted) => return self.abort(id, turn),
@@ -191,6 +199,7 @@ impl Open {
         self.commit_entries(id, entries, turn);
         self.report_progress(id, client, turn);
         self.replicate_held(id, client, turn);
+        self.report_marks(id, client, turn);
         if self.ending == Ending::Draining && self.is_drained(client) {
             return self.abort(id, turn);
         }
@@ -368,6 +377,22 @@ impl Open {
         }
     }
 
+    /// Tells followers where lagging ACKs will stand, so that they could wake the peers.
+    fn report_marks(&mut self, id: FlowId, client: &Leg, turn: &mut Turn<'_>) {
+        let up = self.up.hold.promised_limit(self.up.settled_offset());
+        let down = self.down.hold.promised_limit(self.down.delivered_offset());
+        let backend = &self.backend.connection;
+        let marks = [client.connection.mark(up), backend.mark(down)];
+        for (index, direction) in [Direction::Up, Direction::Down].into_iter().enumerate() {
+            let Some(mark) = marks[index].filter(|_| marks[index] != self.marked[index]) else {
+                continue;
+            };
+            self.marked[index] = Some(mark);
+            let message = Message::Mark { flow: id.0, direction, mark: wire_mark(&mark) };
+            turn.replicas.push(Some(id), &message);
+        }
+    }
+
     /// Gives every follower the bytes that were acknowledged and are not settled.
     pub(super) fn replicate_promised(&self, id: FlowId, client: &Leg, turn: &mut Turn<'_>) {
         for range in self.up.hold.promised(self.up.settled_offset()) {
@@ -394,6 +419,14 @@ impl Flow {
         turn.effects.push_back((lsn, self.id, Effect::Send(limit)));
         let (up, down) = open.reported;
         turn.effects.push_back((lsn, self.id, Effect::Progress(up, down)));
+    }
+}
+
+fn wire_mark(mark: &Mark) -> peer::Mark {
+    peer::Mark {
+        ack: mark.ack,
+        hole: (mark.hole_end - mark.ack) as u32,
+        held: (mark.end - mark.hole_end) as u32,
     }
 }
 

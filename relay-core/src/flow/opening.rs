@@ -99,6 +99,9 @@ impl Flow {
         match handshaking.advance(&mut client.connection) {
             Ok(complete) => {
                 handshaking.tell((self.id, self.created_ms), client, turn);
+                if breaks(Canary::AnswerBeforeCommit) && handshaking.is_known {
+                    client.connection.set_send_limit(handshaking.handshake.output().len() as u64);
+                }
                 if complete {
                     self.begin_dialing(turn);
                 } else if client.connection.fin_received() {

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv6Addr};
 
-use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Timestamps};
+use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Mark as WireMark, Timestamps};
 
 use super::down::Down;
 use super::up::Up;
@@ -13,13 +13,18 @@ use crate::id::FlowId;
 use crate::reason::Reason;
 use crate::relay::{Hold, HoldTime, Log};
 use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
-use crate::tcp::{self, Connection, State};
-use crate::time::Instant;
+use crate::tcp::{self, Connection, Mark, State};
+use crate::time::{Duration, Instant};
 use crate::tls::{Handshake, ServerConfig};
 
 /// The old owner may have sent this much to a backend that nobody else knows of: the largest
 /// window (RFC 7323 section 2.3).
 const UNKNOWN_SENT_MAX: u64 = 1 << 30;
+
+/// After a longer outage the peer's retransmission timer may have run out (Linux waits for at least
+/// 200 ms). It then takes a SACK for the proof that nothing was lost (F-RTO, RFC 5682); an ACK that
+/// advances makes it go on.
+const SACK_OUTAGE_MAX: Duration = Duration::from_millis(190);
 
 /// What a node needs to go on with a flow besides its shadow.
 pub struct Restoration<'a> {
@@ -29,6 +34,8 @@ pub struct Restoration<'a> {
     pub hold: HoldTime,
     /// Added to TCP timestamps so that they go on above the former owner's, in milliseconds.
     pub clock_lead: u32,
+    /// How long the former owner was silent.
+    pub outage: Duration,
     pub listener: usize,
     /// The listener's.
     pub tls: &'a ServerConfig,
@@ -100,7 +107,7 @@ impl Flow {
             .map_err(|_| Reason::PeerMalformed)?;
         client.insert_received(state.retained, rest);
         client.write(handshake.output());
-        client.wake();
+        client.wake(None);
         let handshaking = Handshaking::restored(handshake, shadow.input.len(), with.now);
         Ok(Flow {
             id,
@@ -126,19 +133,21 @@ impl Flow {
         state.fin_at = finished.then_some(end);
         state.retained = shadow.up.client;
         state.peer_fin_at = shadow.up.fin.then_some(shadow.up.client);
-        let (mut client, up_hold) = receive(state, &shadow.up_data, (with.client_config, with))?;
+        let held = (&shadow.up_data, shadow.up_mark);
+        let (mut client, up_hold, up_mark) = receive(state, held, (with.client_config, with))?;
         client.write(&shadow.raw);
 
         let mut state = state_of_backend(&shadow, with)?;
         state.retained = delivered.backend;
         state.peer_fin_at = delivered.fin.then_some(delivered.backend);
-        let (mut backend, down_hold) =
-            receive(state, &shadow.down_data, (with.backend_config, with))?;
+        let held = (&shadow.down_data, shadow.down_mark);
+        let (mut backend, down_hold, down_mark) =
+            receive(state, held, (with.backend_config, with))?;
 
         let up = Up::new(shadow.suite, &shadow.read, shadow.up, up_hold).ok()?;
         let down = Down::new(shadow.suite, &shadow.write, shadow.log, down_hold).ok()?;
-        client.wake();
-        backend.wake();
+        client.wake(up_mark);
+        backend.wake(down_mark);
         let server_name = String::from_utf8(shadow.server_name).ok()?;
         let backend = leg(backend, &shadow.backend);
         let open = Open::restored((shadow.suite, server_name), backend, (up, down), shadow.raw);
@@ -194,9 +203,9 @@ fn state(leg: &WireLeg, with: &Restoration<'_>) -> Option<State> {
 /// The connection with the bytes that the replica held, and what may be acknowledged of them.
 fn receive(
     mut state: State,
-    pieces: &Pieces,
+    (pieces, mark): (&Pieces, Option<WireMark>),
     (config, with): (&tcp::Config, &Restoration<'_>),
-) -> Option<(Connection, Hold)> {
+) -> Option<(Connection, Hold, Option<Mark>)> {
     let settled = state.retained + u64::from(state.peer_fin_at.is_some());
     let mut hold = Hold::new(with.hold, settled);
     for (offset, bytes) in pieces.iter() {
@@ -206,16 +215,31 @@ fn receive(
     if let Some(fin) = fin {
         hold.restore_data(fin..fin + 1);
     }
-    state.wire_ack = hold.ack_limit();
-    state.right_edge = state.wire_ack + config.receive_buffer as u64;
+    let limit = hold.ack_limit();
+    let mark = mark
+        .and_then(|mark| waking_mark(&mark, limit))
+        .filter(|_| fin.is_none() && with.outage < SACK_OUTAGE_MAX);
+    state.wire_ack = mark.map_or(limit, |mark| mark.ack);
+    state.right_edge = limit + config.receive_buffer as u64;
     let mut connection = Connection::restore(config, &state, with.now).ok()?;
+    connection.set_ack_limit(limit);
     for (offset, bytes) in pieces.iter() {
         connection.insert_received(offset, bytes);
     }
     if let Some(fin) = fin {
         connection.insert_fin(fin);
     }
-    Some((connection, hold))
+    Some((connection, hold, mark))
+}
+
+/// The mark, if everything below its end may be acknowledged: what is SACKed must never be needed
+/// again (rule 14). When much more may be, an ACK of all that is the better news.
+fn waking_mark(mark: &WireMark, limit: u64) -> Option<Mark> {
+    let hole_end = mark.ack.checked_add(mark.hole.into())?;
+    let end = hole_end.checked_add(mark.held.into())?;
+    let is_recent = limit.checked_sub(end)? < u64::from(mark.hole);
+    let holds = mark.ack < hole_end && hole_end < end && is_recent;
+    holds.then_some(Mark { ack: mark.ack, hole_end, end })
 }
 
 fn leg(connection: Connection, leg: &WireLeg) -> Leg {

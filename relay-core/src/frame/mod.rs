@@ -6,7 +6,9 @@
 //! layer there is no difference between IPv4 and IPv6.
 
 mod emit;
+mod extensions;
 mod parse;
+mod quote;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,7 @@ pub use emit::{
     emit_udp,
 };
 pub use parse::parse;
+pub use quote::{Complaint, Quote};
 
 /// Bytes that the headers of a frame can take at most: Ethernet, IPv6, TCP with all options. A
 /// buffer of this size plus the payload holds every frame that this module emits.
@@ -63,6 +66,8 @@ pub enum Inbound<'a> {
     NeighborSolicit { source: EthernetAddress, sender: Ipv6Address, target: Ipv6Address },
     /// A ping of one of our addresses.
     EchoRequest { source: EthernetAddress, from: IpAddress, to: IpAddress, echo: Echo<'a> },
+    /// A segment of ours did not get through.
+    IcmpError(Quote),
     /// A UDP datagram.
     Udp { source: EthernetAddress, from: IpEndpoint, to: IpEndpoint, payload: &'a [u8] },
 }

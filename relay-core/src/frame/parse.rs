@@ -8,15 +8,16 @@ use smoltcp::wire::{
 };
 
 use super::{
-    Echo, EthernetAddress, Inbound, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address, TcpRepr, Tuple,
+    Echo, EthernetAddress, Inbound, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address, TcpRepr,
+    Tuple, extensions, quote,
 };
 use crate::reason::Reason;
 
 /// Reads one Ethernet frame.
 ///
 /// Every checksum is verified (IPv4 header, TCP, UDP, ICMP). IPv4 options are skipped (RFC 1122
-/// section 3.2.1.8), IPv6 extension headers are refused, fragments are never reassembled. Bytes
-/// behind the length that the IP header names are Ethernet padding.
+/// section 3.2.1.8), as are IPv6 extension headers within bounds; fragments are never reassembled.
+/// Bytes behind the length that the IP header names are Ethernet padding.
 pub fn parse(frame: &[u8]) -> Result<Inbound<'_>, Reason> {
     let ethernet = EthernetFrame::new_checked(frame).map_err(|_| Reason::Malformed)?;
     let source = ethernet.src_addr();
@@ -74,7 +75,7 @@ fn ipv4(source: EthernetAddress, bytes: &[u8]) -> Result<Inbound<'_>, Reason> {
     match packet.next_header() {
         IpProtocol::Tcp => tcp(envelope, packet.payload()),
         IpProtocol::Udp => udp(envelope, packet.payload()),
-        IpProtocol::Icmp => icmpv4(envelope, packet.payload()),
+        IpProtocol::Icmp => icmpv4(envelope, to, packet.payload()),
         _ => Err(Reason::NotForUs),
     }
 }
@@ -85,17 +86,17 @@ fn ipv6(source: EthernetAddress, bytes: &[u8]) -> Result<Inbound<'_>, Reason> {
     if packet.version() != 6 || from.is_multicast() || from.is_loopback() {
         return Err(Reason::Malformed);
     }
-    if packet.next_header() == IpProtocol::Icmpv6 {
-        return icmpv6(source, &packet);
+    let (protocol, payload) = extensions::skip(packet.next_header(), packet.payload())?;
+    if protocol == IpProtocol::Icmpv6 {
+        return icmpv6(source, &packet, payload);
     }
     if from.is_unspecified() || to.is_multicast() || to.is_unspecified() {
         return Err(Reason::Malformed);
     }
     let envelope = Envelope { source, from: from.into(), to: to.into() };
-    match packet.next_header() {
-        IpProtocol::Tcp => tcp(envelope, packet.payload()),
-        IpProtocol::Udp => udp(envelope, packet.payload()),
-        IpProtocol::Ipv6Frag => Err(Reason::Fragment),
+    match protocol {
+        IpProtocol::Tcp => tcp(envelope, payload),
+        IpProtocol::Udp => udp(envelope, payload),
         _ => Err(Reason::NotForUs),
     }
 }
@@ -144,14 +145,17 @@ fn udp(envelope: Envelope, bytes: &[u8]) -> Result<Inbound<'_>, Reason> {
     Ok(Inbound::Udp { source, from, to, payload: packet.payload() })
 }
 
-fn icmpv4(envelope: Envelope, bytes: &[u8]) -> Result<Inbound<'_>, Reason> {
-    let Envelope { source, from, to } = envelope;
+fn icmpv4(
+    Envelope { source, from, to }: Envelope,
+    ours: Ipv4Address,
+    bytes: &[u8],
+) -> Result<Inbound<'_>, Reason> {
     let packet = Icmpv4Packet::new_checked(bytes).map_err(|_| Reason::Malformed)?;
     if !packet.verify_checksum() {
         return Err(Reason::BadChecksum);
     }
     if packet.msg_type() != Icmpv4Message::EchoRequest {
-        return Err(Reason::NotForUs);
+        return Ok(Inbound::IcmpError(quote::v4(ours, &packet)?));
     }
     match Icmpv4Repr::parse(&packet, &verified()) {
         Ok(Icmpv4Repr::EchoRequest { ident, seq_no, data }) => {
@@ -165,14 +169,18 @@ fn icmpv4(envelope: Envelope, bytes: &[u8]) -> Result<Inbound<'_>, Reason> {
 /// not come from this link (RFC 4861 section 7.1).
 const NDP_HOP_LIMIT: u8 = 255;
 
-fn icmpv6<'a>(source: EthernetAddress, ip: &Ipv6Packet<&'a [u8]>) -> Result<Inbound<'a>, Reason> {
+fn icmpv6<'a>(
+    source: EthernetAddress,
+    ip: &Ipv6Packet<&'a [u8]>,
+    bytes: &'a [u8],
+) -> Result<Inbound<'a>, Reason> {
     let (from, to): (Ipv6Address, Ipv6Address) = (ip.src_addr(), ip.dst_addr());
-    let packet = Icmpv6Packet::new_checked(ip.payload()).map_err(|_| Reason::Malformed)?;
+    let packet = Icmpv6Packet::new_checked(bytes).map_err(|_| Reason::Malformed)?;
     if !packet.verify_checksum(&from, &to) {
         return Err(Reason::BadChecksum);
     }
     if !matches!(packet.msg_type(), Icmpv6Message::EchoRequest | Icmpv6Message::NeighborSolicit) {
-        return Err(Reason::NotForUs);
+        return Ok(Inbound::IcmpError(quote::v6(to, &packet)?));
     }
     match Icmpv6Repr::parse(&from, &to, &packet, &verified()) {
         Ok(Icmpv6Repr::EchoRequest { ident, seq_no, data }) => {

@@ -225,3 +225,65 @@ fn mangled_frames_never_panic() {
         }
     }
 }
+
+/// What a router says about `frame`, an IP packet behind an Ethernet header.
+fn complaint_v4(code: u8, mtu: u16, frame: &[u8]) -> Vec<u8> {
+    use smoltcp::wire::{Icmpv4Packet, Ipv4Packet};
+    let quoted = &frame[14..14 + 28];
+    let mut bytes = tcp_frame(v4(1, 7), v4(2, 100));
+    bytes.truncate(14 + 20);
+    bytes.extend([3, code, 0, 0, 0, 0]);
+    bytes.extend(mtu.to_be_bytes());
+    bytes.extend(quoted);
+    Icmpv4Packet::new_unchecked(&mut bytes[34..]).fill_checksum();
+    let length = (bytes.len() - 14) as u16;
+    let mut ip = Ipv4Packet::new_unchecked(&mut bytes[14..]);
+    ip.set_total_len(length);
+    ip.set_next_header(smoltcp::wire::IpProtocol::Icmp);
+    ip.fill_checksum();
+    bytes
+}
+
+#[test]
+fn rfc_1191_a_router_that_needs_smaller_packets_is_heard() {
+    let (local, remote) = (v4(443, 100), v4(5000, 10));
+    let frame = tcp_frame(local, remote);
+    let expect = |complaint| {
+        let tuple = Tuple { local, remote };
+        Ok(Inbound::IcmpError(Quote { tuple, sequence: (-7i32) as u32, complaint }))
+    };
+    let too_big = complaint_v4(4, 1400, &frame);
+    assert_eq!(parse(&too_big), expect(Complaint::TooBig { mtu: 1400 }));
+    assert_eq!(parse(&complaint_v4(1, 0, &frame)), expect(Complaint::Unreachable));
+    let other = tcp_frame(v4(443, 101), remote);
+    assert_eq!(parse(&complaint_v4(4, 1400, &other)), Err(Reason::Malformed), "not ours");
+    for cut in 34..too_big.len() {
+        assert!(parse(&too_big[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn rfc_8201_a_router_that_needs_smaller_ipv6_packets_is_heard() {
+    use smoltcp::wire::{Icmpv6Packet, IpProtocol, Ipv6Packet};
+    let (local, remote) = (v6(443, 100), v6(5000, 10));
+    let frame = tcp_frame(local, remote);
+    let quoted = &frame[14..14 + 60];
+    let mut bytes = tcp_frame(v6(1, 7), local);
+    bytes.truncate(14 + 40);
+    bytes.extend([2, 0, 0, 0]);
+    bytes.extend(1300u32.to_be_bytes());
+    bytes.extend(quoted);
+    let (from, to) = (Ipv6Address::new(0xfd99, 0, 0, 1, 0, 0, 0, 7), local.addr);
+    let IpAddress::Ipv6(to) = to else { unreachable!("an IPv6 address") };
+    Icmpv6Packet::new_unchecked(&mut bytes[54..]).fill_checksum(&from, &to);
+    let length = (bytes.len() - 54) as u16;
+    let mut ip = Ipv6Packet::new_unchecked(&mut bytes[14..]);
+    ip.set_payload_len(length);
+    ip.set_next_header(IpProtocol::Icmpv6);
+    ip.set_src_addr(from);
+    ip.set_dst_addr(to);
+    let complaint = Complaint::TooBig { mtu: 1300 };
+    let tuple = Tuple { local, remote };
+    let quote = Quote { tuple, sequence: (-7i32) as u32, complaint };
+    assert_eq!(parse(&bytes), Ok(Inbound::IcmpError(quote)));
+}

@@ -45,7 +45,9 @@ impl Node {
                 let link = Link { source: mac, destination: *source };
                 self.shard.reply(side, |buf| emit_echo_reply(&link, *to, *from, echo, buf));
             }
-            Inbound::Tcp { .. } | Inbound::Udp { .. } => return Err(Reason::NotForUs),
+            Inbound::Tcp { .. } | Inbound::IcmpError(_) | Inbound::Udp { .. } => {
+                return Err(Reason::NotForUs);
+            }
         }
         Ok(())
     }

@@ -240,11 +240,14 @@ impl Node {
     fn take_over(&mut self, now: Instant, silent_since: Option<Instant>) {
         let shadows = self.shadows.take();
         self.become_owner(now);
+        let outage = silent_since.map_or(Duration::ZERO, |since| now - since);
         let lead = self.owner_lead.saturating_add(CLOCK_MARGIN_MS);
         for entry in shadows {
             let io = (now, &mut self.replicas);
             let counters = &mut self.counters;
-            if let Err(reason) = self.shard.adopt((entry, lead), io, counters, &self.settings) {
+            if let Err(reason) =
+                self.shard.adopt((entry, (lead, outage)), io, counters, &self.settings)
+            {
                 self.counters.count(reason);
             }
         }

@@ -147,6 +147,12 @@ impl Hold {
         self.safe.contiguous_from(self.settled)
     }
 
+    /// Where [`Hold::ack_limit`] will be when everything is committed that was replicated so far
+    /// and the gates know the local settled point `settled`.
+    pub fn promised_limit(&self, settled: u64) -> u64 {
+        self.pushed.contiguous_from(settled)
+    }
+
     /// Only these ranges may be reported as received out of order.
     pub fn sackable(&self) -> &[Range<u64>] {
         let safe = if breaks(Canary::SackUnreplicated) { &self.pushed } else { &self.safe };

@@ -7,7 +7,7 @@ pub use opening::OpeningShadow;
 use core::ops::Range;
 use std::collections::BTreeMap;
 
-use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Message, Settled};
+use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Mark, Message, Settled};
 
 use crate::canary::{Canary, breaks};
 use crate::id::FlowId;
@@ -47,6 +47,10 @@ pub struct OpenShadow {
     pub up_data: Pieces,
     /// Plaintext from the backend above `log.delivered().backend`.
     pub down_data: Pieces,
+    /// Where the wire ACK to the client lags.
+    pub up_mark: Option<Mark>,
+    /// The same toward the backend.
+    pub down_mark: Option<Mark>,
 }
 
 /// All flows that a backup keeps, by the rules 7 and 8.
@@ -130,6 +134,14 @@ impl Shadows {
                 shadow.client.window = *window;
                 shadow.progress(*up, *down)
             }
+            Message::Mark { flow, direction, mark } => {
+                let shadow = self.open(*flow)?;
+                match direction {
+                    Direction::Up => shadow.up_mark = Some(*mark),
+                    Direction::Down => shadow.down_mark = Some(*mark),
+                }
+                Ok(())
+            }
             Message::Data { flow, direction, offset, fin, bytes } => {
                 self.open(*flow)?.data(*direction, *offset, *fin, bytes)
             }
@@ -186,6 +198,8 @@ impl OpenShadow {
             created_ms: base.created_ms,
             up_data: Pieces::default(),
             down_data: Pieces::default(),
+            up_mark: None,
+            down_mark: None,
         })
     }
 

@@ -41,6 +41,10 @@ impl Shard {
             }
             (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
             _ => match self.cookies.check(now, tuple, segment, &settings.client_tcp) {
+                // The client repeats what it said, and its cookie is still good then.
+                Ok(_) if !self.admission.admit(now, settings.accepts_per_second) => {
+                    Err(Reason::AcceptLimited)
+                }
                 Ok(accepted) if self.make_room(settings.flows_max) => {
                     let config = &settings.client_tcp;
                     let mut client = Connection::accept(config, *tuple, &accepted, now);

@@ -39,6 +39,8 @@ pub enum Cause {
     Reset,
     /// The peer does not answer any more.
     TimedOut,
+    /// There is no way to the peer, says an ICMP error about our SYN.
+    Unreachable,
 }
 
 impl Connection {

@@ -1,6 +1,8 @@
 //! What the operator chooses for every connection, and what follows from it.
 
+use super::established::Limits;
 use crate::frame::IpAddress;
+use crate::time::Duration;
 
 /// The largest shift of a window scale option (RFC 7323 section 2.3).
 pub(super) const WINDOW_SCALE_MAX: u8 = 14;
@@ -19,11 +21,36 @@ pub struct Config {
     pub receive_buffer: usize,
     /// Bytes that can be written beyond those that the peer has acknowledged.
     pub send_buffer: usize,
+    /// What is done so that peers notice a takeover at once.
+    pub wake: Wake,
+    /// How long a silent peer is waited for.
+    pub patience: Limits,
+}
+
+/// What is done so that peers notice a takeover at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// Keep the wire ACK behind on legs in full swing.
+    pub lag: bool,
+    /// How long the first ACKs to a woken peer wait.
+    pub delay: Duration,
+}
+
+impl Default for Wake {
+    fn default() -> Self {
+        Wake { lag: true, delay: Duration::from_micros(500) }
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { mss: 1460, receive_buffer: 1 << 20, send_buffer: 1 << 20 }
+        Config {
+            mss: 1460,
+            receive_buffer: 4 << 20,
+            send_buffer: 4 << 20,
+            wake: Wake::default(),
+            patience: Limits::default(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::active_open::Opening;
 use super::close::{Cause, Phase};
 use super::config::Config;
 use super::cookie::Accepted;
-use super::established::{Receiver, ReceiverStart, Sender, SenderStart};
+use super::established::{Mark, Patience, Receiver, ReceiverStart, Sender, SenderStart};
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
 use crate::frame::{TcpRepr, Tuple};
@@ -27,6 +27,7 @@ pub struct Connection {
     pub(super) opening: Option<Opening>,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
+    pub(super) patience: Patience,
     /// The time of the last call that told it.
     pub(super) clock: Instant,
     /// When the timestamp of the peer was last new.
@@ -90,6 +91,7 @@ impl Connection {
             opening: None,
             sender: Sender::new(now, &sender, 0),
             receiver: Receiver::new(&receiver, 0),
+            patience: Patience::new(config.patience, now),
             clock: now,
             timestamp_at: now,
             challenge_at: now,
@@ -162,10 +164,16 @@ impl Connection {
         }
     }
 
-    /// Offers the peer no more than `bytes` beyond what was released, and no more than the buffer
-    /// takes. What was offered before stays offered (RFC 9293 section 3.8.6).
+    /// Offers the peer no more than `bytes` beyond what was released. Within that, and within the
+    /// buffer's size, the window grows as the reader keeps up. What was offered before stays offered (RFC 9293 section 3.8.6).
     pub fn set_receive_window(&mut self, bytes: usize) {
         self.receiver.set_window(bytes);
+    }
+
+    /// What was received is kept until it has left another connection, which could carry `bytes` in
+    /// that time. The window is then no smaller than that, as far as the buffer goes.
+    pub fn set_receive_demand(&mut self, bytes: u64) {
+        self.receiver.demand(bytes);
     }
 
     /// The ranges that are held beyond [`received`](Self::received), ascending.
@@ -199,6 +207,12 @@ impl Connection {
     /// when there is no hole below it.
     pub fn set_sackable(&mut self, ranges: &[Range<u64>]) {
         self.receiver.set_sackable(ranges);
+    }
+
+    /// Where the acknowledgement will stand when the limit is `limit`, on a leg in full swing; for
+    /// [`wake`](Self::wake) at another node.
+    pub fn mark(&self, limit: u64) -> Option<Mark> {
+        self.receiver.mark_at(limit)
     }
 
     /// Allows bytes below `offset` to leave; our FIN counts as one more byte. The limit only grows,
@@ -235,6 +249,12 @@ impl Connection {
         self.sender.budget()
     }
 
+    /// Bytes that may be on their way to the peer at a time: its window, or the congestion window
+    /// when that is smaller.
+    pub fn send_capacity(&self) -> u64 {
+        self.sender.capacity()
+    }
+
     /// Queues bytes behind [`written`](Self::written) and returns how many. Those that the peer
     /// has acknowledged already are dropped, but count.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
@@ -264,8 +284,15 @@ impl Connection {
     /// After [`restore`](Self::restore): lets the peer notice at once. A pure ACK leaves first,
     /// with a sequence number that is not old to the peer (rule 16), then everything buffered
     /// above [`acked`](Self::acked).
-    pub fn wake(&mut self) {
+    ///
+    /// With a `mark`, which is where the former node's acknowledgement stood, the ACK stays there
+    /// and the segments above the next one are SACKed. The caller sees to it that they are
+    /// settled, or kept.
+    pub fn wake(&mut self, mark: Option<Mark>) {
         if self.phase == Phase::Open {
+            if let Some(mark) = mark {
+                self.receiver.wake(self.clock, mark);
+            }
             self.wake_due = true;
             self.sender.resend_all();
         }
@@ -290,7 +317,8 @@ impl Connection {
         match self.phase {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
-                if !self.sender.on_timeout(now) {
+                self.receiver.on_timeout(now);
+                if !self.sender.on_timeout(now) || !self.patience.on_timeout(now) {
                     self.close(Cause::TimedOut);
                 }
             }
@@ -306,7 +334,9 @@ impl Connection {
             Phase::SynSent => self.opening.as_ref().and_then(Opening::poll_timeout),
             Phase::HandshakeHeld | Phase::Closed(_) => None,
             Phase::Open => {
-                let timers = [self.sender.poll_timeout(), self.receiver.poll_timeout()];
+                let Connection { sender, receiver, patience, .. } = self;
+                let others = patience.poll_timeout();
+                let timers = [sender.poll_timeout(), receiver.poll_timeout(), others];
                 timers.into_iter().flatten().min()
             }
             Phase::TimeWait => Some(self.time_wait_until),
@@ -326,7 +356,7 @@ impl Connection {
             Action::Syn => Some(self.syn(now)),
             Action::Reset => Some(self.reset(now)),
             Action::Ack => Some(self.ack(now)),
-            Action::WindowProbe => Some(self.window_probe(now)),
+            Action::Probe => Some(self.probe(now)),
             Action::Piece(piece) => Some(self.data(now, piece)),
         }
     }
@@ -353,6 +383,7 @@ fn fresh_halves(
         fin: None,
         scale: options.receive_scale(),
         sack: options.sack,
+        wake: config.wake,
     };
     (sender, receiver)
 }

@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod cookie;
 mod established;
+mod path;
 mod ring;
 mod segment;
 mod sequence;
@@ -26,8 +27,9 @@ mod state;
 mod tests;
 
 pub use close::{Cause, Phase};
-pub use config::Config;
+pub use config::{Config, Wake};
 pub use connection::Connection;
 pub use cookie::{Accepted, Cookies};
+pub use established::{Limits, Mark};
 pub use segment::reset_for;
 pub use state::{State, StateError, Timestamps};

@@ -130,7 +130,7 @@ pub(super) enum Action {
     Syn,
     Reset,
     Ack,
-    WindowProbe,
+    Probe,
     Piece(Piece),
 }
 
@@ -151,14 +151,14 @@ impl Connection {
         // SACK blocks do not fit beside a full payload, so they travel alone. So does every ACK
         // while data repeats what another node has sent: the peer ignores the headers of such data.
         let is_old = self.sender.known() > self.sender.next() && self.receiver.ack_due(now);
-        if self.wake_due || is_old || self.receiver.sack_due() {
+        if self.wake_due || is_old || self.receiver.sack_due(now) {
             return Some(Action::Ack);
         }
         if let Some(piece) = self.sender.next_piece() {
             return Some(Action::Piece(piece));
         }
-        if self.sender.persist_due() {
-            return Some(Action::WindowProbe);
+        if self.sender.persist_due() || self.patience.probe_due() {
+            return Some(Action::Probe);
         }
         self.receiver.ack_due(now).then_some(Action::Ack)
     }
@@ -214,9 +214,12 @@ impl Connection {
     }
 
     /// An empty segment with an old sequence number, which the peer must answer.
-    pub(super) fn window_probe(&mut self, now: Instant) -> TcpRepr<'static> {
+    pub(super) fn probe(&mut self, now: Instant) -> TcpRepr<'static> {
         let before = self.outbound.sequence(self.sender.una()).0.wrapping_sub(1);
-        self.sender.on_persist_sent(now);
+        if self.sender.persist_due() {
+            self.sender.on_persist_sent(now);
+        }
+        self.patience.on_probe_sent();
         let segment = self.acknowledging(now, TcpSeqNumber(before));
         self.after_transmit(now);
         segment

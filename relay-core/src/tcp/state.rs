@@ -165,6 +165,7 @@ impl Connection {
             fin: state.peer_fin_at,
             scale: options.receive_scale(),
             sack: state.sack,
+            wake: config.wake,
         };
         let numbers = (state.iss, state.irs);
         let mut connection = Connection::new(config, state.tuple, options, numbers, now);

@@ -102,6 +102,9 @@ pub(super) struct Limits {
     pub send_buffer: Option<Spanned<i64>>,
     pub hold_ms: Option<Spanned<Hold>>,
     pub idle_s: Option<Spanned<i64>>,
+    pub keepalive_s: Option<Spanned<i64>>,
+    pub stalled_s: Option<Spanned<i64>>,
+    pub accepts_per_s: Option<Spanned<i64>>,
     pub replicated_mb: Option<Spanned<i64>>,
 }
 

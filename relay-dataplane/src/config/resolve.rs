@@ -1,19 +1,20 @@
 //! From values to addresses, keys and durations, and every check that looks at more than one value.
 
+mod limits;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use relay_core::relay::HoldTime;
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
-use super::parse::{self, Hold};
+use super::parse;
 use super::{
-    Certificate, ClientAuth, Cluster, Config, Limits, Listener, MAX_LISTENERS, MAX_PEERS,
-    MAX_PER_LISTENER, Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
+    Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
+    Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
 };
 
 /// A peer is suspected only after this many heartbeats went missing: a few may be lost.
@@ -22,27 +23,12 @@ const HEARTBEATS_PER_TIMEOUT: i64 = 4;
 const HEARTBEAT_MS: RangeInclusive<i64> = 1..=1_000;
 /// Longest `cluster.timeout_ms`: clients give up on a stalled connection soon after.
 const TIMEOUT_MS_MAX: i64 = 60_000;
-/// Longest `limits.hold_ms`; longer holds outlast every retransmission timer.
-const HOLD_MS_MAX: f64 = 10_000.0;
-/// Bounds of `limits.flows`: what a table of one core can carry.
-const FLOWS: RangeInclusive<i64> = 1..=1 << 20;
-/// Bounds of `limits.idle_s`: never, or up to a year.
-const IDLE_S: RangeInclusive<i64> = 0..=366 * 86_400;
-/// Bounds of `limits.replicated_mb`: less is filled by a few flows, more is no machine's memory.
-const REPLICATED_MB: RangeInclusive<i64> = 16..=1 << 20;
-/// Bounds of a buffer: a TLS record (RFC 8446 section 5.2) fits, a window scale of 8 covers it.
-const BUFFER: RangeInclusive<i64> = 32 << 10..=16 << 20;
 /// Highest core number; the size of the kernel's `cpu_set_t`.
 const CORES: RangeInclusive<i64> = 0..=1023;
 /// Longest interface name (`IFNAMSIZ` less the terminator).
 const INTERFACE_NAME_MAX: usize = 15;
 /// Longest socket path (`sun_path` less the terminator).
 const SOCKET_PATH_MAX: usize = 107;
-
-const DEFAULT_FLOWS: i64 = 65_536;
-const DEFAULT_BUFFER: i64 = 1 << 20;
-const DEFAULT_IDLE_S: i64 = 0;
-const DEFAULT_REPLICATED_MB: i64 = 1024;
 
 /// Turns the parsed file into a configuration.
 pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config> {
@@ -248,49 +234,6 @@ impl Resolver<'_> {
             ));
         }
         Ok(VirtualMac { client, backend })
-    }
-
-    fn limits(&self, limits: &parse::Limits) -> Result<Limits> {
-        let size = |value: Option<&Spanned<i64>>, default: i64, range| {
-            let default = Spanned::new(0..0, default);
-            self.integer(value.unwrap_or(&default), range)
-        };
-        let idle_s = limits.idle_s.as_ref();
-        let idle_s: u64 =
-            self.integer(idle_s.unwrap_or(&Spanned::new(0..0, DEFAULT_IDLE_S)), IDLE_S)?;
-        let replicated_mb: u64 = self.integer(
-            limits.replicated_mb.as_ref().unwrap_or(&Spanned::new(0..0, DEFAULT_REPLICATED_MB)),
-            REPLICATED_MB,
-        )?;
-        Ok(Limits {
-            flows: size(limits.flows.as_ref(), DEFAULT_FLOWS, FLOWS)?,
-            receive_buffer: size(limits.receive_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
-            send_buffer: size(limits.send_buffer.as_ref(), DEFAULT_BUFFER, BUFFER)?,
-            hold: self.hold(limits.hold_ms.as_ref())?,
-            idle: (idle_s > 0).then_some(Duration::from_secs(idle_s)),
-            replicated: replicated_mb << 20,
-        })
-    }
-
-    fn hold(&self, hold: Option<&Spanned<Hold>>) -> Result<HoldTime> {
-        let Some(hold) = hold else { return Ok(HoldTime::Measured) };
-        match hold.get_ref() {
-            Hold::Milliseconds(ms) if (0.0..=HOLD_MS_MAX).contains(ms) => {
-                Ok(HoldTime::Fixed(Duration::from_secs_f64(ms / 1e3)))
-            }
-            Hold::Word(word) if word == "measured" => Ok(HoldTime::Measured),
-            Hold::Word(word) if word == "infinite" => Ok(HoldTime::Never),
-            Hold::Milliseconds(ms) => Err(self.wrong_hold(hold, ms.to_string())),
-            Hold::Word(word) => Err(self.wrong_hold(hold, format!("{word:?}"))),
-        }
-    }
-
-    fn wrong_hold(&self, hold: &Spanned<Hold>, value: String) -> ConfigError {
-        self.wrong(
-            hold,
-            format!("{value} is no time to hold"),
-            format!("set it to 0 to {HOLD_MS_MAX} (milliseconds), \"measured\" or \"infinite\""),
-        )
     }
 
     fn listeners(&mut self, listeners: &Spanned<Vec<parse::Listener>>) -> Result<Vec<Listener>> {

@@ -72,7 +72,7 @@ fn a_valid_file_resolves_to_plain_values() {
     assert_eq!(config.cluster.peers, [peer(2, "10.99.3.22"), peer(3, "10.99.3.23")]);
     assert_eq!(config.virtual_mac.client, [2, 0, 0x5e, 1, 0, 0x64]);
     assert_eq!(config.virtual_mac.backend, [2, 0, 0x5e, 2, 0, 0x64]);
-    assert_eq!((config.limits.flows, config.limits.send_buffer), (1000, 1 << 20));
+    assert_eq!((config.limits.flows, config.limits.send_buffer), (1000, 4 << 20));
     assert_eq!(config.limits.hold, HoldTime::Fixed(Duration::from_micros(2500)));
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.listeners[0].backends[1], "[fd99:2::10]:8080".parse().unwrap());
@@ -114,9 +114,16 @@ fn what_may_be_left_out_has_its_default() {
     assert_eq!(config.ports.mode, PortMode::Poll);
     assert_eq!(config.worker.core, None);
     assert!(config.worker.realtime);
-    assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 1 << 20));
+    assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 4 << 20));
     assert_eq!(config.limits.hold, HoldTime::Measured);
     assert_eq!(config.limits.replicated, 1 << 30);
+    let limits = &config.limits;
+    assert_eq!(limits.keepalive, Some(Duration::from_secs(7200)));
+    assert_eq!((limits.idle, limits.stalled, limits.accepts_per_second), (None, None, None));
+    let given = "[limits]\nkeepalive_s = 0\nstalled_s = 9\naccepts_per_s = 7\n";
+    let limits = directory.load(&VALID.replace("[limits]\n", given)).unwrap().limits;
+    assert_eq!((limits.keepalive, limits.stalled), (None, Some(Duration::from_secs(9))));
+    assert_eq!(limits.accepts_per_second, Some(7));
 }
 
 #[test]
@@ -279,6 +286,11 @@ const VALUES: &[Case] = &[
         ":22: virtual_mac.client: 01:00:5e:01:00:64 is no address of a single station: use one that begins with 02",
     ),
     ("flows = 1000", "flows = 0", ":27: limits.flows: 0 is out of range: set it to 1 to 1048576"),
+    (
+        "flows = 1000",
+        "keepalive_s = -1",
+        ":27: limits.keepalive_s: -1 is out of range: set it to 0 to 31622400",
+    ),
     (
         "flows = 1000",
         "send_buffer = 100",

@@ -17,24 +17,20 @@ pub mod conversation;
 pub mod counters;
 pub mod crowd;
 
-use std::fs::{File, OpenOptions};
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
+use anyhow::Result;
 pub use xtask::lab::plan::Network;
 use xtask::lab::plan::{
     BACKEND_NS, BACKEND_PORT, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, SERVER_NAME, vip,
 };
+use xtask::lab::turn::Turn;
 pub use xtask::lab::{Congestion, How, Lab, Mode, Options, network, origin, plan, relay};
 use xtask::shell::inside;
 pub use xtask::shell::wait_for;
-
-/// Held while a lab exists; outside of the lab's state, which comes and goes.
-const LOCK: &str = "/run/relay-lab.lock";
 
 /// Program for python3: frames that are wrong, toward a VIP; its own words say how to use it.
 pub const BAD_FRAMES: &str = include_str!("bad_frames.py");
@@ -52,14 +48,13 @@ pub const SYNC_LIMIT: Duration = Duration::from_secs(60);
 pub struct Fixture {
     lab: Lab,
     // Fields are dropped in order: the lab is down before the next test may bring up its own.
-    _turn: File,
+    _turn: Turn,
 }
 
 impl Fixture {
     /// Waits for its turn and brings a lab up.
     pub fn up(options: &Options) -> Result<Fixture> {
-        let turn = OpenOptions::new().create(true).append(true).open(LOCK).context(LOCK)?;
-        flock(&turn, FlockOperation::LockExclusive)?;
+        let turn = Turn::wait("e2e")?;
         let lab = Lab::up(options).inspect_err(|_| tear_down())?;
         Ok(Fixture { lab, _turn: turn })
     }

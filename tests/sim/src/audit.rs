@@ -9,9 +9,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use relay_abi::peer::{Direction, Endpoint, Leg};
+use relay_core::flow::Description;
+use relay_core::frame::IpEndpoint;
+use relay_core::id::FlowId;
 use relay_core::node::{Load, Node};
 use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
+use smoltcp::wire::TcpPacket;
 
+use crate::flights::Flights;
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
@@ -39,8 +44,12 @@ pub struct Audit {
     acked: BTreeMap<Ends, u32>,
     /// The highest acknowledgement that relays have sent, and the term of the sender.
     promised: BTreeMap<Ends, (u64, u32)>,
+    /// What an incarnation has shown to know of a stream while its acknowledgement lags.
+    shown: BTreeMap<(u64, Ends), u32>,
     /// Frames that were compared with what a backup holds.
     pub compared: u64,
+    /// Segments with a server's flight that were compared with what a backup would have said.
+    pub flights: u64,
     /// The largest amounts that were seen.
     pub load: Load,
     pub failures: Vec<String>,
@@ -54,6 +63,8 @@ pub struct Sender {
     pub term: u64,
     /// The members of its view.
     pub members: Vec<(u8, u64)>,
+    /// Its connections with clients that have no backend yet; our end first.
+    pub openings: BTreeSet<Ends>,
 }
 
 /// What a backup could repeat, for all flows.
@@ -68,8 +79,10 @@ pub struct Cover {
 struct Covered {
     iss: u32,
     irs: u32,
-    /// End of what the log determines; None: not known from the log.
+    /// End of what a handshake or the log determines; None: nothing of that.
     sendable: Option<u64>,
+    /// It has no backend yet.
+    is_opening: bool,
     /// What may be acknowledged.
     held: Vec<Range<u64>>,
 }
@@ -83,13 +96,24 @@ impl Sender {
             node: view.owner,
             term: view.term,
             members: view.in_sync.clone(),
+            openings: node.flows().filter(is_opening).map(|flow| ends(&flow)).collect(),
         }
     }
 }
 
+/// Whether a flow is in its handshake or has no backend yet.
+fn is_opening(flow: &Description) -> bool {
+    matches!(flow.state, "handshake" | "connecting")
+}
+
+fn ends(flow: &Description) -> Ends {
+    let end = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
+    (end(flow.vip), end(flow.client))
+}
+
 impl Cover {
     /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node)) {
+    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), flights: &mut Flights) {
         let view = backup.view();
         let follows = backup.role() == Role::Backup
             && (view.owner, view.term) == (sender.node, sender.term)
@@ -98,17 +122,17 @@ impl Cover {
             return;
         }
         self.is_backed_up = true;
-        for (_, shadow) in backup.shadows().iter() {
-            self.cover(shadow);
+        for (id, shadow) in backup.shadows().iter() {
+            self.cover(id, shadow, flights);
         }
     }
 
-    fn cover(&mut self, shadow: &Shadow) {
+    fn cover(&mut self, id: FlowId, shadow: &Shadow, flights: &mut Flights) {
         match shadow {
-            // What was said follows from the journal, which only a handshake can read.
             Shadow::Opening(opening) => {
                 let input = 0..opening.input.len() as u64;
-                self.leg(&opening.client, None, Vec::from([input]));
+                let said = Some(flights.said(id, opening).unwrap_or(0));
+                self.leg(&opening.client, said, Vec::from([input])).is_opening = true;
             }
             Shadow::Open(open) => {
                 let sendable = open.log.end().client + u64::from(open.log.is_finished());
@@ -118,9 +142,10 @@ impl Cover {
         }
     }
 
-    fn leg(&mut self, leg: &Leg, sendable: Option<u64>, held: Vec<Range<u64>>) {
-        let covered = Covered { iss: leg.iss, irs: leg.irs, sendable, held };
-        self.streams.insert((socket(&leg.local), socket(&leg.remote)), covered);
+    fn leg(&mut self, leg: &Leg, sendable: Option<u64>, held: Vec<Range<u64>>) -> &mut Covered {
+        let covered = Covered { iss: leg.iss, irs: leg.irs, sendable, is_opening: false, held };
+        let slot = self.streams.entry((socket(&leg.local), socket(&leg.remote)));
+        slot.insert_entry(covered).into_mut()
     }
 }
 
@@ -131,7 +156,8 @@ impl Covered {
         let length = packet.payload().len() as u64 + u64::from(packet.fin());
         let end = u64::from(offset(packet.seq_number().0, self.iss)) + length;
         if length > 0 && self.sendable.is_some_and(|sendable| end > sendable) {
-            return Some(format!("sends up to {end}, committed {:?}", self.sendable));
+            let what = if self.is_opening { "of the server's flight " } else { "" };
+            return Some(format!("sends {what}up to {end}, committed {:?}", self.sendable));
         }
         let ack = u64::from(offset(packet.ack_number().0, self.irs));
         let held = &self.held;
@@ -147,6 +173,14 @@ impl Covered {
         }
         None
     }
+}
+
+/// In a handshake not even an ACK leaves before a backup knows of it: what the client has said until
+/// then is in its SYN cookie and in its retransmissions alone.
+fn unheard(sender: &Sender, cover: &Cover, ends: Ends) -> Option<String> {
+    let is_known = !cover.is_backed_up || cover.streams.contains_key(&ends);
+    let is_early = !is_known && sender.openings.contains(&ends);
+    is_early.then(|| "answers a handshake that no backup knows of".to_owned())
 }
 
 fn socket(end: &Endpoint) -> SocketAddr {
@@ -174,6 +208,11 @@ fn covers(held: &[Range<u64>], range: Range<u64>) -> bool {
     true
 }
 
+/// Whether sequence number `a` lies above `b`.
+fn is_above(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
+}
+
 impl Audit {
     /// Takes in a frame that an endpoint sends to a relay.
     pub fn hear(&mut self, seen: &Seen<'_>) {
@@ -195,6 +234,7 @@ impl Audit {
             self.sent.remove(&(sender.incarnation, ends));
             self.completed.remove(&ends);
             self.promised.remove(&ends);
+            self.shown.remove(&(sender.incarnation, ends));
             return;
         }
         if packet.rst() {
@@ -204,10 +244,13 @@ impl Audit {
             if to_client { self.one_owner(sender, seen.destination) } else { None },
             self.sequence(sender, seen),
             self.memory(sender, seen),
-            if to_client { None } else { self.complete(cover, ends) },
+            if to_client { unheard(sender, cover, ends) } else { self.complete(cover, ends) },
             cover.streams.get(&ends).and_then(|covered| covered.objection(seen)),
         ];
-        self.compared += u64::from(cover.streams.contains_key(&ends));
+        let covered = cover.streams.get(&ends);
+        self.compared += u64::from(covered.is_some());
+        let is_flight = covered.is_some_and(|covered| covered.is_opening);
+        self.flights += u64::from(is_flight && !packet.payload().is_empty());
         for objection in objections.into_iter().flatten() {
             let Sender { node, term, .. } = sender;
             let (from, to) = ends;
@@ -253,18 +296,36 @@ impl Audit {
         (behind > EDGE && !is_probe).then(|| format!("a pure ACK is {behind} bytes old"))
     }
 
-    /// Whoever goes on with a flow knows of every acknowledgement that has ever left.
+    /// Whoever goes on with a flow knows of every acknowledgement that has ever left. To wake its
+    /// peer it may stay behind that, and SACK what lies above a hole; the former owner may have
+    /// acknowledged a part of one segment more.
     fn memory(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
-        let ack = seen.packet.ack_number().0 as u32;
         let key = (seen.source, seen.destination);
+        let ack = seen.packet.ack_number().0 as u32;
+        let known = self.known(sender, key, &seen.packet);
         let (term, promised) = self.promised.entry(key).or_insert((sender.term, ack));
         if sender.term < *term {
             return None; // it has not heard yet that it was deposed
         }
         *term = sender.term;
-        let forgotten = promised.wrapping_sub(ack) as i32;
-        *promised = if forgotten < 0 { ack } else { *promised };
+        *promised = if is_above(ack, *promised) { ack } else { *promised };
+        let forgotten = promised.wrapping_sub(known) as i32;
         (forgotten > 0).then(|| format!("forgets {forgotten} acknowledged bytes"))
+    }
+
+    /// The end of what the sender knows: its acknowledgement, or what a SACK above it has shown.
+    fn known(&mut self, sender: &Sender, ends: Ends, packet: &TcpPacket<&[u8]>) -> u32 {
+        let ack = packet.ack_number().0 as u32;
+        let key = (sender.incarnation, ends);
+        let blocks = packet.selective_ack_ranges().unwrap_or_default();
+        let above = blocks.iter().flatten().filter(|(left, _)| is_above(*left, ack));
+        for (left, right) in above {
+            let end = right.wrapping_add(left.wrapping_sub(ack));
+            let shown = self.shown.entry(key).or_insert(end);
+            *shown = if is_above(end, *shown) { end } else { *shown };
+        }
+        let shown = self.shown.get(&key).copied().unwrap_or(ack);
+        if is_above(shown, ack) { shown } else { ack }
     }
 
     /// The handshake of a client begins anew at another relay.

@@ -31,8 +31,9 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 13] = [
+pub const TRIALS: [Trial; 14] = [
     Trial { canary: Canary::ReleaseBeforeCommit, world: deafness, seeds: 3 },
+    Trial { canary: Canary::AnswerBeforeCommit, world: deafness, seeds: 3 },
     Trial { canary: Canary::AckBeforeSettled, world: deafness, seeds: 3 },
     Trial { canary: Canary::IgnoreTerms, world: misjudged_owner, seeds: 20 },
     Trial { canary: Canary::FrameAnew, world: far_clients, seeds: 20 },

@@ -2,13 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 
 use relay_core::frame::{EthernetAddress, IpAddress};
 use relay_core::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::tcp;
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::socket::{Socket, tcp};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
+
+use crate::fins::{Ends, Fins};
 
 /// Bytes of an Ethernet frame with the usual MTU.
 const FRAME_MAX: usize = 1514;
@@ -23,6 +26,8 @@ thread_local! {
 /// A machine with one interface.
 pub struct Host {
     pub sockets: SocketSet<'static>,
+    /// FINs that smoltcp forgets.
+    pub fins: Fins,
     interface: Interface,
     link: Link,
 }
@@ -47,7 +52,7 @@ impl Host {
                 own.push(IpCidr::new(*address, prefix)).expect("one address of each family");
             }
         });
-        Host { sockets: SocketSet::new(Vec::new()), interface, link }
+        Host { sockets: SocketSet::new(Vec::new()), fins: Fins::default(), interface, link }
     }
 
     /// A new TCP socket.
@@ -86,18 +91,74 @@ impl Host {
     pub fn poll(&mut self, now: Instant) {
         NOW_MS.set(now.as_millis());
         self.interface.poll(micros(now), &mut self.link, &mut self.sockets);
+        while let Some(frame) = self.fins.poll(now) {
+            self.link.outbound.push_back(frame);
+        }
     }
 
     /// The next frame to send.
     pub fn transmit(&mut self) -> Option<Vec<u8>> {
-        self.link.outbound.pop_front()
+        let frame = self.link.outbound.pop_front()?;
+        self.fins.note(&frame);
+        Some(frame)
     }
 
     /// When [`Host::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.interface.poll_at(micros(now), &self.sockets)?;
-        Some(Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)))
+        self.watch_fins(now);
+        let at = self.interface.poll_at(micros(now), &self.sockets);
+        let at = at.map(|at| Instant::from_micros(u64::try_from(at.total_micros()).unwrap_or(0)));
+        at.into_iter().chain(self.fins.poll_at()).min()
     }
+
+    /// Looks for sockets that wait for the ACK of a FIN and will never send it again.
+    fn watch_fins(&mut self, now: Instant) {
+        let all = self.sockets.iter().filter_map(|(handle, socket)| match socket {
+            Socket::Tcp(socket) => Some((handle, is_waiting(socket), ends(socket)?)),
+            #[allow(unreachable_patterns, reason = "depends on the features of smoltcp")]
+            _ => None,
+        });
+        for (handle, waiting, ends) in all.collect::<Vec<_>>() {
+            let is_forgotten = waiting && self.has_no_timer(handle, now);
+            self.fins.watch(now, ends, is_forgotten);
+        }
+    }
+
+    /// Whether a socket does nothing more by itself. An interface says only when *any* socket of a
+    /// set has something to do, so this one is asked for in a set of its own.
+    fn has_no_timer(&mut self, handle: SocketHandle, now: Instant) -> bool {
+        let mut alone = SocketSet::new(Vec::new());
+        let moved = take(&mut self.sockets, handle, &mut alone);
+        let is_idle = self.interface.poll_at(micros(now), &alone).is_none();
+        let back = take(&mut alone, moved, &mut self.sockets);
+        assert_eq!(back, handle, "the only free place is where it was");
+        is_idle
+    }
+}
+
+/// Moves a socket from one set to another one.
+fn take(
+    from: &mut SocketSet<'static>,
+    handle: SocketHandle,
+    to: &mut SocketSet<'static>,
+) -> SocketHandle {
+    match from.remove(handle) {
+        Socket::Tcp(socket) => to.add(socket),
+        #[allow(unreachable_patterns, reason = "depends on the features of smoltcp")]
+        _ => unreachable!("machines have TCP sockets only"),
+    }
+}
+
+/// Whether all data was acknowledged and the FIN was not.
+fn is_waiting(socket: &tcp::Socket<'static>) -> bool {
+    let closes =
+        matches!(socket.state(), tcp::State::FinWait1 | tcp::State::Closing | tcp::State::LastAck);
+    closes && socket.send_queue() == 0
+}
+
+fn ends(socket: &tcp::Socket<'static>) -> Option<Ends> {
+    let end = |end: IpEndpoint| SocketAddr::new(IpAddr::from(end.addr), end.port);
+    Some((end(socket.local_endpoint()?), end(socket.remote_endpoint()?)))
 }
 
 fn micros(now: Instant) -> smoltcp::time::Instant {

@@ -11,6 +11,8 @@ pub mod campaign;
 pub mod canary;
 mod client;
 mod faults;
+mod fins;
+mod flights;
 mod host;
 mod network;
 pub mod pcap;

@@ -62,6 +62,17 @@ impl Relay {
         self.node.is_some() && self.paused_until.is_none()
     }
 
+    /// Whether nobody hears its cluster interface.
+    pub fn is_muted(&self, now: Instant) -> bool {
+        self.muted_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it has few turns and few frames leave in each.
+    pub fn crawls(&self, now: Instant) -> bool {
+        let is_slow = self.slow.is_some_and(|(_, until)| now < until);
+        is_slow && self.clogged.is_some_and(|(_, until)| now < until)
+    }
+
     /// Puts a frame into a receive ring.
     pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) {
         let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);

@@ -26,6 +26,9 @@ pub const BACKEND_PORT: u16 = 8080;
 /// The port of cluster datagrams.
 pub const CLUSTER_PORT: u16 = 7305;
 
+/// A relay that was silent for this long is taken for dead.
+pub const TIMEOUT: Duration = Duration::from_millis(100);
+
 /// MAC address of the backend.
 pub const BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 2, 10]);
 
@@ -88,7 +91,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
             mtu: 1500,
             peers: peers.map(|peer| (id(peer), cluster_address(peer))).collect(),
             heartbeat: Duration::from_millis(5),
-            timeout: Duration::from_millis(100),
+            timeout: TIMEOUT,
         },
         client_mac: VIRTUAL_CLIENT_MAC,
         backend_mac: VIRTUAL_BACKEND_MAC,
@@ -98,6 +101,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         hold: options.hold,
         idle_max: options.idle_max,
         replicated_max: options.replicated_max,
+        accepts_per_second: None,
         flows_max: 1000,
     };
     Node::new(settings, random.seed(), now)

@@ -12,6 +12,7 @@ use relay_core::time::{Duration, Instant};
 use crate::audit::{Audit, Cover, Sender};
 use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
+use crate::flights::Flights;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
 use crate::random::Random;
@@ -53,6 +54,8 @@ pub struct Report {
     pub records: Records,
     /// Segments that were compared with what a backup held when they left.
     pub compared: u64,
+    /// Segments of handshakes that were compared with what a backup would have answered.
+    pub flights: u64,
     /// The largest queues.
     pub load: Load,
     /// Connections that ended as they had to.
@@ -65,6 +68,8 @@ pub struct Report {
     pub excused: usize,
     /// How every connection ended for its client.
     pub outcomes: Vec<Option<Outcome>>,
+    /// FINs that the ends' TCP forgot to send again, see `fins`.
+    pub forgotten_fins: u64,
     /// Resets that clients were sent.
     pub resets: u32,
     /// Virtual time that it took.
@@ -89,6 +94,7 @@ pub struct World {
     pub(crate) backend: Backend,
     pub(crate) wire: Wire,
     pub(crate) audit: Audit,
+    flights: Flights,
     /// Connections that may be lost.
     pub(crate) excused: BTreeSet<u64>,
     pub(crate) report: Report,
@@ -139,6 +145,7 @@ impl World {
             backend,
             wire: Wire::default(),
             audit: Audit::default(),
+            flights: Flights::new(options.client_auth),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -277,7 +284,7 @@ impl World {
             let Turned { frames, resolve, died, sender } = turned;
             self.turns += 1;
             let cover = self.cover(index, &sender, &frames);
-            let muted = self.relays[index].muted_until.is_some_and(|until| self.now < until);
+            let muted = self.relays[index].is_muted(self.now);
             let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
             for (side, frame) in heard {
                 self.transmit(index, (side, &frame), (&sender, &cover));
@@ -294,14 +301,14 @@ impl World {
     }
 
     /// What those know who could go on in the place of `sender`.
-    fn cover(&self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
+    fn cover(&mut self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
         let mut cover = Cover::default();
         if frames.iter().all(|(side, _)| *side == Side::Cluster) {
             return cover;
         }
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
-                cover.add(sender, (setup::id(other).0, node));
+                cover.add(sender, (setup::id(other).0, node), &mut self.flights);
             }
         }
         cover
@@ -382,10 +389,13 @@ impl World {
         self.report.flows = self.clients.flows.len();
         self.report.records = self.wire.records(setup::PORT);
         self.report.compared = self.audit.compared;
+        self.report.flights = self.audit.flights;
         self.report.load = self.audit.load;
         self.report.excused = self.excused.len();
         let flows = self.clients.flows.iter();
         self.report.resets = flows.filter_map(|flow| self.wire.resets.get(&flow.port)).sum();
+        self.report.forgotten_fins =
+            self.clients.host.fins.repeated + self.backend.host.fins.repeated;
         self.report.digest = self.wire.digest();
         self.report.frames = self.wire.frames;
         self.report.took = self.now - BEGIN;

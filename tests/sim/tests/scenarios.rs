@@ -151,7 +151,7 @@ fn replayed_and_forged_cluster_datagrams_change_nothing() {
     assert_eq!((report.completed, report.takeovers, report.excused), (2, 2, 0));
     let dropped = |reason| report.dropped.get(reason).copied().unwrap_or(0);
     assert!(dropped("peer_replay") > 50, "{:?}", report.dropped);
-    assert!(dropped("peer_authentication") > 3, "{:?}", report.dropped);
+    assert!(dropped("peer_authentication") > 0, "{:?}", report.dropped);
 }
 
 /// The backup sleeps longer than the owner waits for it, and wakes up when the owner is dead.

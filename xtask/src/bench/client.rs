@@ -52,9 +52,13 @@ impl Tls {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(STALL_LIMIT))?;
         socket.set_write_timeout(Some(STALL_LIMIT))?;
+        Ok(Client { stream: StreamOwned::new(self.session()?, socket), buffer: vec![0; STEP] })
+    }
+
+    /// The TLS side of a connection.
+    pub fn session(&self) -> Result<ClientConnection> {
         let name = ServerName::try_from(SERVER_NAME)?;
-        let session = ClientConnection::new(Arc::clone(&self.config), name)?;
-        Ok(Client { stream: StreamOwned::new(session, socket), buffer: vec![0; STEP] })
+        Ok(ClientConnection::new(Arc::clone(&self.config), name)?)
     }
 }
 

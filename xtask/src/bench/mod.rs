@@ -5,6 +5,7 @@ mod client;
 mod cpu;
 mod haproxy;
 mod load;
+mod pause;
 mod report;
 mod sample;
 mod workload;
@@ -25,6 +26,7 @@ use self::sample::{Place, Sample, Side};
 use self::workload::Workload;
 use crate::binaries::{BIN_DIR_VARIABLE, cargo};
 use crate::lab::plan::{state_file, vip};
+use crate::lab::turn::Turn;
 use crate::lab::{Lab, Options as LabOptions};
 
 /// Benchmarks.
@@ -32,6 +34,8 @@ use crate::lab::{Lab, Options as LabOptions};
 pub enum BenchCommand {
     /// CPU per operation of the relay and of haproxy, side by side: about a minute per repetition.
     Quick(Options),
+    /// What clients and backends notice of a takeover: about two minutes per outage.
+    Pause(pause::Options),
 }
 
 /// How to measure.
@@ -55,15 +59,22 @@ pub struct Options {
 /// Runs a benchmark and prints its tables. There are no targets: it fails only when it cannot
 /// measure.
 pub fn run(command: &BenchCommand) -> Result<()> {
-    let BenchCommand::Quick(options) = command;
+    match command {
+        BenchCommand::Quick(options) => quick(options),
+        BenchCommand::Pause(options) => pause::run(options),
+    }
+}
+
+fn quick(options: &Options) -> Result<()> {
     cpu::cores()?;
-    let bin_dir = release_binaries(options)?;
+    let bin_dir = release_binaries(options.bin_dir.as_ref())?;
     eprintln!("bench: {}", Haproxy::version().context("haproxy: apt-get install haproxy")?);
     let mut bench = Bench { options, bin_dir, samples: Vec::new() };
     if let Some(path) = &options.samples {
         bench.samples = sample::read(path)?;
     }
     let earlier = bench.samples.iter().map(|sample| sample.repetition).max().unwrap_or(0);
+    let _turn = Turn::wait("bench")?;
     for repetition in (1..=options.repetitions).map(|number| earlier + number) {
         for relays in [1, 2] {
             eprintln!("bench: repetition {repetition}, relays: {relays}");
@@ -181,8 +192,8 @@ impl Stage {
 }
 
 /// The relay is measured as it is shipped, whatever profile this program has.
-fn release_binaries(options: &Options) -> Result<PathBuf> {
-    let given = options.bin_dir.clone();
+fn release_binaries(chosen: Option<&PathBuf>) -> Result<PathBuf> {
+    let given = chosen.cloned();
     if let Some(directory) = given.or_else(|| env::var_os(BIN_DIR_VARIABLE).map(PathBuf::from)) {
         return Ok(directory);
     }

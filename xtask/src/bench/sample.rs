@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cpu;
@@ -106,7 +107,7 @@ impl Sample {
 }
 
 /// Reads the samples of a file that [`append`] wrote; none if there is no such file.
-pub fn read(path: &Path) -> Result<Vec<Sample>> {
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text?,
@@ -116,7 +117,7 @@ pub fn read(path: &Path) -> Result<Vec<Sample>> {
 }
 
 /// Adds one line of JSON to a file.
-pub fn append(path: &Path, sample: &Sample) -> Result<()> {
+pub fn append<T: Serialize>(path: &Path, sample: &T) -> Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     Ok(writeln!(file, "{}", serde_json::to_string(sample)?)?)
 }

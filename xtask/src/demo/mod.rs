@@ -14,6 +14,7 @@ use clap::Args;
 use self::report::Report;
 use self::stage::Stage;
 use self::transfer::{Job, Outcome};
+use crate::lab::turn::Turn;
 use crate::lab::{How, Lab};
 use crate::shell::wait_for;
 
@@ -50,6 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.lab.relays < 2 {
         bail!("somebody must take over: --relays 2 or more");
     }
+    let _turn = Turn::wait("demo")?;
     let played = Lab::up(&options.lab).and_then(|mut lab| play(&mut lab, options));
     if !options.keep {
         Lab::down()?;

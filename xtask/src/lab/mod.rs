@@ -15,6 +15,7 @@ pub mod plan;
 pub mod process;
 pub mod relay;
 mod serving;
+pub mod turn;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,6 +61,12 @@ pub struct Options {
     /// How the relays wait for frames.
     #[arg(long, value_enum, default_value_t = Mode::Poll)]
     pub mode: Mode,
+    /// Milliseconds of silence after which a relay counts as dead.
+    #[arg(long, default_value_t = 100)]
+    pub timeout_ms: u32,
+    /// Milliseconds between two signs of life of a relay.
+    #[arg(long, default_value_t = 5)]
+    pub heartbeat_ms: u32,
     /// Directory of relay-dataplane and relay-ctl; they are built when it is not given.
     #[arg(long)]
     pub bin_dir: Option<PathBuf>,
@@ -74,6 +81,8 @@ impl Default for Options {
             queues: 1,
             congestion: Congestion::Cubic,
             mode: Mode::Poll,
+            timeout_ms: 100,
+            heartbeat_ms: 5,
             bin_dir: None,
         }
     }

@@ -16,10 +16,6 @@ use super::process::Process;
 use super::{Mode, Options, pki};
 use crate::shell::{self, in_namespace};
 
-/// Milliseconds between two signs of life of a relay.
-const HEARTBEAT_MS: u32 = 5;
-/// Milliseconds of silence after which a relay counts as dead.
-const TIMEOUT_MS: u32 = 100;
 /// Seconds that a relay has for its answer; a stopped one never gives it.
 const STATUS_LIMIT_S: &str = "2";
 
@@ -109,9 +105,11 @@ mode = \"{mode}\"
 key_file = \"{key}\"
 address = \"{address}\"
 udp_port = {CLUSTER_PORT}
-heartbeat_ms = {HEARTBEAT_MS}
-timeout_ms = {TIMEOUT_MS}
+heartbeat_ms = {heartbeat}
+timeout_ms = {timeout}
 ",
+        heartbeat = options.heartbeat_ms,
+        timeout = options.timeout_ms,
         control = control_socket(&relay_name(id)).display(),
         client = Network::Client.device(),
         backend = Network::Backend.device(),

@@ -17,6 +17,7 @@ use self::stream::{Pace, receive, send};
 use crate::lab::plan::{
     BACKEND_NS, BACKEND_RAW_PORT, ENDPOINT_HOST, Network, RAW_PORT, SERVER_NAME, vip,
 };
+use crate::lab::turn::Turn;
 use crate::lab::{How, Lab, network, pki};
 use crate::shell::{inside, log_file, wait_for};
 
@@ -76,6 +77,7 @@ struct Report {
 /// Runs the soak test; an error unless all kills were endured and both transfers are byte-exact.
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.lab.relays >= 2, "somebody must take over: --relays 2 or more");
+    let _turn = Turn::wait("soak")?;
     let endured = Lab::up(&options.lab).and_then(|mut lab| endure(&mut lab, options));
     if !options.keep {
         Lab::down()?;

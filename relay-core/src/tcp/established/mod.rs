@@ -3,6 +3,9 @@
 
 mod congestion;
 mod flow_control;
+mod lag;
+mod offer;
+mod patience;
 mod receiver;
 mod recovery;
 mod rtt;
@@ -17,6 +20,9 @@ use crate::frame::TcpRepr;
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
 
+pub use lag::Mark;
+pub use patience::Limits;
+pub(super) use patience::Patience;
 pub(super) use receiver::{Receiver, Start as ReceiverStart};
 use sender::Acknowledgement;
 pub(super) use sender::{Piece, Sender, Start as SenderStart};
@@ -41,18 +47,18 @@ impl Connection {
             TcpControl::None | TcpControl::Psh | TcpControl::Fin => {}
         }
         let ack = self.check_ack(now, segment)?;
+        self.patience.on_heard(now);
         self.note_timestamp(now, start, segment);
         if let Some(ack) = ack {
             self.handle_ack(now, (start, ack), segment);
         }
         let fin = segment.control == TcpControl::Fin;
-        let mut taken = true;
+        let mut taken = Ok(());
         if fin || !segment.payload.is_empty() {
             taken = self.receiver.take(now, start, segment.payload, fin);
         }
-        self.sender.watch_window(now);
-        self.settle(now);
-        if taken { Ok(()) } else { Err(Reason::WindowExceeded) }
+        self.observe(now);
+        taken
     }
 
     /// A reset or a SYN at `start` that says exactly what we expect cannot be forged blindly.
@@ -72,7 +78,12 @@ impl Connection {
 
     /// What follows from a segment that leaves.
     pub(super) fn after_transmit(&mut self, now: Instant) {
+        self.observe(now);
+    }
+
+    fn observe(&mut self, now: Instant) {
         self.sender.watch_window(now);
+        self.patience.watch(now, self.sender.una(), self.sender.is_quiet());
         self.settle(now);
     }
 

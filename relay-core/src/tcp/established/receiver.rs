@@ -5,14 +5,26 @@ use core::ops::Range;
 use smoltcp::storage::Assembler;
 
 use super::flow_control::ReceiveWindow;
+use super::lag::{Lag, Mark};
+use super::offer::Offer;
+use crate::reason::Reason;
+use crate::tcp::config::Wake;
 use crate::tcp::ring::Ring;
 use crate::time::{Duration, Instant};
 
 /// How long an ACK may wait for company: data that carries it, or a second segment. RFC 9293
 /// section 3.8.6.3 allows 500 ms; the relay holds ACKs long enough elsewhere.
 const ACK_DELAY: Duration = Duration::from_millis(2);
+/// So many bytes at the start of a stream are acknowledged segment by segment: they are what the
+/// peer's slow start grows from.
+const QUICK: u64 = 16 * 1460;
+/// Shorter segments are requests: their ACKs wait for the answer.
+const QUICK_SEGMENT: u64 = 500;
 /// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
 const SACKABLE_MAX: usize = 32;
+/// A woken peer has this long to repeat the hole that it was shown; then everything is
+/// acknowledged.
+const WAKE_LIMIT: Duration = Duration::from_millis(10);
 
 /// SACK blocks of one segment: as many as fit beside a timestamp.
 pub(crate) type Blocks = [Option<(u64, u64)>; 3];
@@ -32,6 +44,7 @@ pub(crate) struct Start {
     pub scale: u8,
     /// The peer understands SACK.
     pub sack: bool,
+    pub wake: Wake,
 }
 
 /// The receiving half of a connection.
@@ -39,8 +52,7 @@ pub(crate) struct Start {
 pub(crate) struct Receiver {
     ring: Ring,
     capacity: u64,
-    /// What the peer may be offered of it.
-    offer: u64,
+    offer: Offer,
     /// What lies beyond `received`; it begins at `received`.
     assembler: Assembler,
     retained: u64,
@@ -63,6 +75,12 @@ pub(crate) struct Receiver {
     largest: u64,
     ack_now: bool,
     ack_at: Option<Instant>,
+    lag: Lag,
+    /// The peer is being woken: its acknowledgement stays at the mark until then.
+    waking: Option<(Mark, Instant)>,
+    wake_delay: Duration,
+    /// No ACK leaves by itself before.
+    not_before: Option<Instant>,
 }
 
 impl Receiver {
@@ -71,7 +89,7 @@ impl Receiver {
         Receiver {
             ring: Ring::new(capacity),
             capacity: capacity as u64,
-            offer: capacity as u64,
+            offer: Offer::new(capacity as u64, start.right_edge),
             assembler: Assembler::new(),
             retained: start.retained,
             received: start.retained,
@@ -87,6 +105,10 @@ impl Receiver {
             largest: 1,
             ack_now: false,
             ack_at: None,
+            lag: Lag::new(start.wake.lag && start.sack),
+            waking: None,
+            wake_delay: start.wake.delay,
+            not_before: None,
         }
     }
 
@@ -113,7 +135,20 @@ impl Receiver {
 
     /// The acknowledgement that may be sent now; counts the FIN.
     pub fn wire_ack(&self) -> u64 {
-        self.next().min(self.limit).max(self.acked)
+        let kept = self.waking.map(|(mark, _)| mark.ack).or_else(|| self.lag.ack());
+        self.next().min(self.limit).min(kept.unwrap_or(u64::MAX)).max(self.acked)
+    }
+
+    /// Where the acknowledgement will stand when the limit is `limit`.
+    pub fn mark_at(&self, limit: u64) -> Option<Mark> {
+        self.lag.mark_at(limit.min(self.received))
+    }
+
+    /// The ACK stays at `mark` and SACKs what lies above the hole, until the peer fills it.
+    pub fn wake(&mut self, now: Instant, mark: Mark) {
+        if self.sack && mark.end <= self.received.min(self.limit) && self.acked <= mark.ack {
+            self.waking = Some((mark, now + WAKE_LIMIT));
+        }
     }
 
     /// The acknowledgement that was last sent; counts the FIN.
@@ -166,11 +201,13 @@ impl Receiver {
     pub fn release(&mut self, to: u64) {
         debug_assert!(to <= self.received, "released what was not received");
         self.retained = self.retained.max(to.min(self.received));
+        self.ring.release(self.retained);
+        self.offer.on_release(self.received - self.retained);
         let offered = self.window.right().saturating_sub(self.wire_ack());
-        let promise = self.window.promise(self.retained + self.offer);
+        let promise = self.window.promise(self.retained + self.offer.bytes());
         let gain = promise.saturating_sub(self.window.right());
         let starved = offered < self.largest && gain >= self.window_step();
-        if self.fin.is_none() && (starved || gain >= self.offer / 4) {
+        if self.fin.is_none() && (starved || gain >= self.offer.bytes() / 4) {
             self.ack_now = true;
         }
     }
@@ -183,14 +220,18 @@ impl Receiver {
     }
 
     pub fn set_window(&mut self, bytes: usize) {
-        let offer = self.capacity.min(bytes as u64);
         // A larger window is news to a peer that waits for it.
-        self.ack_now |= offer > self.offer && self.fin.is_none();
-        self.offer = offer;
+        self.ack_now |= self.offer.cap(bytes as u64) && self.fin.is_none();
+    }
+
+    /// The reader could carry on so many bytes while it keeps them.
+    pub fn demand(&mut self, bytes: u64) {
+        self.offer.demand(bytes);
     }
 
     pub fn set_limit(&mut self, now: Instant, offset: u64) {
         self.limit = self.limit.max(offset);
+        self.lag.limit(self.limit.min(self.received));
         self.schedule_ack(now);
     }
 
@@ -202,7 +243,8 @@ impl Receiver {
 
     /// Bytes that the cluster has kept: they are here as if they had been received.
     pub fn insert(&mut self, offset: u64, bytes: &[u8]) {
-        self.store(offset as i64, bytes);
+        // What a shadow holds fits and agrees, since the owner took it in by the same rules.
+        let _ = self.store(offset as i64, bytes);
     }
 
     /// The peer's stream ends at `at`.
@@ -210,18 +252,37 @@ impl Receiver {
         self.fin.get_or_insert(at);
     }
 
-    /// Takes the payload that begins at `start`, and the FIN behind it. False when some of it did
-    /// not fit.
-    pub fn take(&mut self, now: Instant, start: i64, payload: &[u8], fin: bool) -> bool {
+    /// Takes the payload that begins at `start`, and the FIN behind it.
+    ///
+    /// # Errors
+    /// `WindowExceeded` when some of it did not fit, `OverlapInconsistent` when some of it differs
+    /// from what came before, which stays.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        start: i64,
+        payload: &[u8],
+        fin: bool,
+    ) -> Result<(), Reason> {
         let end = start + payload.len() as i64;
         self.largest = self.largest.max(payload.len() as u64);
         let gap = !self.assembler.is_empty();
         let before = self.next();
+        let was = self.received;
         self.note_duplicate(start, end, fin);
-        let stored = self.store(start, payload);
+        let result = self.store(start, payload);
+        let stored = result.is_ok();
         if fin && stored {
             self.take_fin(end);
         }
+        let whole = start == was as i64 && self.received == end as u64 && self.fin.is_none();
+        if whole && stored && self.assembler.is_empty() {
+            self.lag.on_segment(now, (was, self.received), self.acked);
+        } else {
+            self.lag.disturb(self.received);
+        }
+        self.lag.limit(self.limit.min(self.received));
+        self.note_awake(now, start, end);
         let out_of_order = !payload.is_empty() && self.received < end as u64;
         if self.sack && out_of_order {
             // Without a block the peer learns nothing: the ACK waits until there is one to tell.
@@ -231,28 +292,61 @@ impl Receiver {
             self.ack_now |= out_of_order || filled || fin || !stored;
         }
         self.schedule_ack(now);
-        stored
+        result
     }
 
-    /// Stores what is new and fits. False when a part on the right was cut off.
-    fn store(&mut self, start: i64, payload: &[u8]) -> bool {
+    /// Stores what is new and fits; the part on the right that does not is cut off.
+    fn store(&mut self, start: i64, payload: &[u8]) -> Result<(), Reason> {
         let end = start + payload.len() as i64;
         let room = (self.retained + self.capacity).min(self.fin.unwrap_or(u64::MAX));
         let from = start.max(self.received as i64);
         let to = end.min(i64::try_from(room).unwrap_or(i64::MAX));
+        let mut agrees = self.agrees(start, payload);
         if from < to {
             let bytes = &payload[(from - start) as usize..(to - start) as usize];
+            let held: Vec<_> = self.out_of_order().collect();
             let at = (from as u64 - self.received) as usize;
             let Ok(grown) = self.assembler.add_then_remove_front(at, bytes.len()) else {
-                return false; // More holes than are kept; the peer sends it again.
+                return Err(Reason::WindowExceeded); // Too many holes; the peer sends it again.
             };
-            self.ring.write(from as u64, bytes);
+            agrees &= self.fill(from as u64, bytes, &held);
             self.received += grown as u64;
+            self.offer.on_received(self.received, self.window.right());
             if grown == 0 {
                 self.latest = from as u64;
             }
         }
-        to == end || end <= self.received as i64
+        match to == end || end <= self.received as i64 {
+            _ if !agrees => Err(Reason::OverlapInconsistent),
+            true => Ok(()),
+            false => Err(Reason::WindowExceeded),
+        }
+    }
+
+    /// Writes `bytes` where nothing is `held` yet: the cluster may have what came first, and may
+    /// have acknowledged it. False when that is something else.
+    fn fill(&mut self, start: u64, bytes: &[u8], held: &[Range<u64>]) -> bool {
+        let end = start + bytes.len() as u64;
+        let part = |from: u64, to: u64| &bytes[(from - start) as usize..(to - start) as usize];
+        let (mut at, mut agrees) = (start, true);
+        for range in held.iter().filter(|range| start < range.end && range.start < end) {
+            let (left, right) = (range.start.max(start), range.end.min(end));
+            self.ring.write(at, part(at, left));
+            agrees &= self.ring.holds(left, part(left, right));
+            at = right;
+        }
+        self.ring.write(at, part(at, end));
+        agrees
+    }
+
+    /// Whether what is repeated of the bytes in order is what came before.
+    fn agrees(&self, start: i64, payload: &[u8]) -> bool {
+        let from = start.max(self.retained as i64);
+        let to = (start + payload.len() as i64).min(self.received as i64);
+        from >= to
+            || self
+                .ring
+                .holds(from as u64, &payload[(from - start) as usize..(to - start) as usize])
     }
 
     fn take_fin(&mut self, at: i64) {
@@ -285,26 +379,59 @@ impl Receiver {
 
     /// Whether an ACK must leave without company.
     pub fn ack_due(&self, now: Instant) -> bool {
-        self.ack_now || self.ack_at.is_some_and(|at| at <= now)
+        let waits = self.not_before.is_some_and(|at| now < at);
+        !waits && (self.ack_now || self.ack_at.is_some_and(|at| at <= now))
     }
 
     /// Whether an ACK must leave that has blocks to tell, which no data segment has room for.
-    pub fn sack_due(&self) -> bool {
-        self.ack_now && self.sack && (self.duplicate.is_some() || self.blocks()[0].is_some())
+    pub fn sack_due(&self, now: Instant) -> bool {
+        self.ack_now
+            && self.ack_due(now)
+            && self.sack
+            && (self.duplicate.is_some() || self.blocks()[0].is_some())
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_at
+        let waking = self.waking.map(|(_, until)| until);
+        let ack_at = match self.not_before {
+            Some(at) if self.ack_now => Some(at),
+            Some(at) => self.ack_at.map(|ack_at| ack_at.max(at)),
+            None => self.ack_at,
+        };
+        [ack_at, waking, self.lag.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Acknowledges what was kept back for too long.
+    pub fn on_timeout(&mut self, now: Instant) {
+        if self.lag.on_timeout(now) {
+            self.ack_now |= self.wire_ack() > self.acked;
+        }
+        if self.waking.is_some_and(|(_, until)| until <= now) {
+            self.waking = None;
+            self.ack_now = true;
+        }
+    }
+
+    /// The peer fills the hole that it was shown. An answer that comes sooner than any before
+    /// would not count (RFC 8985 section 6.2, step 2).
+    fn note_awake(&mut self, now: Instant, start: i64, end: i64) {
+        let Some((mark, _)) = self.waking else { return };
+        if (start..end).contains(&(mark.ack as i64)) {
+            self.waking = None;
+            self.ack_now = true;
+            self.not_before = Some(now + self.wake_delay);
+        }
     }
 
     /// Takes the fields of a segment that leaves now: the acknowledgement and the window field.
     pub fn on_sent(&mut self) -> (u64, u16) {
         let ack = self.wire_ack();
-        let room = self.retained + self.offer;
+        let room = self.retained + self.offer.bytes();
         let window = self.window.advertise(ack, room, self.window_step());
         self.acked = ack;
         self.ack_now = false;
         self.ack_at = None;
+        self.not_before = None;
         (ack, window)
     }
 
@@ -320,7 +447,8 @@ impl Receiver {
 
     fn schedule_ack(&mut self, now: Instant) {
         let news = self.wire_ack() - self.acked;
-        if news >= 2 * self.largest || (news > 0 && self.fin_received()) {
+        let is_quick = self.received <= QUICK && news >= QUICK_SEGMENT;
+        if news >= 2 * self.largest || is_quick || (news > 0 && self.fin_received()) {
             self.ack_now = true;
         } else if news > 0 && self.ack_at.is_none() {
             self.ack_at = Some(now + ACK_DELAY);
@@ -340,6 +468,9 @@ impl Receiver {
     /// count as held, so that the relay can leave a hole at the wire ACK on purpose.
     fn blocks(&self) -> Blocks {
         let mut blocks = [None; 3];
+        if let Some((mark, _)) = self.waking {
+            blocks[0] = Some((mark.hole_end, mark.end));
+        }
         if !self.sack || self.sackable.is_empty() {
             return blocks;
         }

@@ -178,6 +178,11 @@ impl Sender {
         self.window.right().saturating_sub(self.una)
     }
 
+    /// Bytes that may be in flight.
+    pub fn capacity(&self) -> u64 {
+        self.congestion.window().min(self.peer_window())
+    }
+
     pub fn space(&self) -> usize {
         let end = self.fin.unwrap_or(self.una + self.ring.capacity() as u64);
         end.min(self.una + self.ring.capacity() as u64).saturating_sub(self.written) as usize
@@ -245,6 +250,7 @@ impl Sender {
         if advanced {
             let ours = ack.offset <= self.next;
             self.una = ack.offset;
+            self.ring.release(self.una);
             self.next = self.next.max(self.una);
             if ours && self.sack && ack.sacks.iter().all(Option::is_none) {
                 self.forget_predecessor(now);
@@ -382,7 +388,7 @@ impl Sender {
             end = window;
         }
         end = end.max(start);
-        end = end.min(start + self.ring.until_wrap(start) as u64).max(start);
+        end = end.min(start + self.ring.until_boundary(start) as u64).max(start);
         let fin = queued > self.written && end == self.written.max(start) && self.limit >= queued;
         if fin && start < queued && (end < window || self.board.is_empty()) {
             end = queued;
@@ -438,6 +444,11 @@ impl Sender {
         self.persist_backoff += 1;
         let delay = self.rtt.timeout(self.persist_backoff).min(RTO_MAX);
         self.persist_at = Some(now + delay);
+    }
+
+    /// Nothing is under way, and the peer's window is not closed: no timer asks after the peer.
+    pub fn is_quiet(&self) -> bool {
+        self.board.is_empty() && self.persist_at.is_none() && !self.persist_due
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -194,7 +194,8 @@ impl Peer for Host {
 
     fn deadline(&self) -> Option<Instant> {
         let timer = self.connection.as_ref().and_then(Connection::poll_timeout);
-        let held = self.held.front().map(|(at, _)| *at);
+        // Nothing is read from a connection that is over.
+        let held = self.held.front().filter(|_| !self.is_done()).map(|(at, _)| *at);
         [timer, held].into_iter().flatten().min()
     }
 

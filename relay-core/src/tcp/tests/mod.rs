@@ -3,8 +3,11 @@
 //! Everything crosses as Ethernet frames, so that the frame layer is tested along. The network is
 //! seeded: it loses, doubles and delays, and the same seed gives the same run.
 
+mod complaints;
 mod cookies;
 mod host;
+mod lag;
+mod overlaps;
 mod rules;
 mod smoltcp_peer;
 mod takeover;
@@ -193,7 +196,7 @@ pub(super) fn pattern(from: u64, length: usize) -> Vec<u8> {
 }
 
 pub(super) fn small_config() -> Config {
-    Config { mss: 1460, receive_buffer: 100_000, send_buffer: 70_000 }
+    Config { mss: 1460, receive_buffer: 100_000, send_buffer: 70_000, ..Config::default() }
 }
 
 /// A segment with its own copy of the payload.

@@ -72,7 +72,7 @@ pub(super) fn seq_of(segment: &Owned) -> i64 {
     i64::from(segment.get().seq_number.0.wrapping_sub(ISS as i32).wrapping_sub(1))
 }
 
-fn blocks_of(segment: &Owned) -> Vec<(u32, u32)> {
+pub(super) fn blocks_of(segment: &Owned) -> Vec<(u32, u32)> {
     let relative = |seq: u32| seq.wrapping_sub(IRS).wrapping_sub(1);
     let ranges = segment.get().sack_ranges;
     ranges.iter().flatten().map(|(l, r)| (relative(*l), relative(*r))).collect()
@@ -105,18 +105,31 @@ fn nothing_is_acknowledged_before_the_relay_says_so() {
 }
 
 #[test]
-fn a_second_full_segment_is_acknowledged_at_once_and_data_carries_the_ack() {
+fn the_first_full_segments_are_acknowledged_at_once_then_every_second_one() {
     let mut connection = open();
     connection.set_ack_limit(u64::MAX);
     let full = pattern(0, 1460);
-    connection.handle_segment(START, &segment(0, 0, &full)).expect("data");
+    let mut at = 0;
+    for _ in 0..16 {
+        connection.handle_segment(START, &segment(at, 0, &full)).expect("data");
+        at += 1460;
+        expect_ack(&mut connection, START, at);
+    }
+    connection.handle_segment(START, &segment(at, 0, &full)).expect("data");
     assert_eq!(drain(&mut connection, START), []);
-    connection.handle_segment(START, &segment(1460, 0, &full)).expect("data");
-    expect_ack(&mut connection, START, 2920);
-    connection.handle_segment(START, &segment(2920, 0, b"x")).expect("data");
+    connection.handle_segment(START, &segment(at + 1460, 0, &full)).expect("data");
+    expect_ack(&mut connection, START, at + 2920);
+}
+
+#[test]
+fn data_carries_the_ack_of_a_short_segment() {
+    let mut connection = open();
+    connection.set_ack_limit(u64::MAX);
+    connection.handle_segment(START, &segment(0, 0, b"request")).expect("data");
+    assert_eq!(drain(&mut connection, START), []);
     connection.write(b"answer");
     let sent = drain(&mut connection, START);
-    assert_eq!((sent.len(), ack_of(&sent[0]), sent[0].get().payload), (1, 2921, &b"answer"[..]));
+    assert_eq!((sent.len(), ack_of(&sent[0]), sent[0].get().payload), (1, 7, &b"answer"[..]));
 }
 
 #[test]

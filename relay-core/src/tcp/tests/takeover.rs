@@ -41,7 +41,7 @@ fn take_over(host: &mut Host, now: crate::time::Instant, knowledge: Knowledge) {
     for (start, bytes) in kept {
         new.insert_received(start, &bytes);
     }
-    new.wake();
+    new.wake(None);
     host.resume(new, end);
 }
 
@@ -161,7 +161,7 @@ fn restored() -> Connection {
 #[test]
 fn the_waking_ack_is_not_old_to_the_peer() {
     let mut connection = restored();
-    connection.wake();
+    connection.wake(None);
     connection.write(&[7; 400]);
     let sent = drain(&mut connection, super::START);
     assert_eq!(sent.iter().map(seq_of).collect::<Vec<_>>(), [500, 100]);
@@ -174,7 +174,7 @@ fn the_peer_is_woken_again_when_it_knew_of_more() {
     (state.acked, state.sent_max, state.peer_window) = (100, 500, 200);
     let mut connection =
         Connection::restore(&small_config(), &state, super::START).expect("a connection");
-    connection.wake();
+    connection.wake(None);
     let first = expect_ack(&mut connection, super::START, 0);
     assert_eq!(seq_of(&first), 299, "no further than the window that is known");
     connection.handle_segment(super::START, &segment(0, 450, b"")).expect("an ACK");
@@ -227,14 +227,14 @@ fn what_a_predecessor_may_have_sent_is_forgotten_when_the_peer_is_in_step() {
     connection.write(&[7; 400]);
     drain(&mut connection, super::START);
     connection.handle_segment(super::START, &segment(0, 500, b"")).expect("an ACK");
-    connection.wake();
+    connection.wake(None);
     let early = expect_ack(&mut connection, super::START, 0);
     assert_eq!(seq_of(&early), 60_499, "it may have had more, up to its window");
     connection.write(&[7; 400]);
     let later = super::START + Duration::from_secs(1);
     drain(&mut connection, later);
     connection.handle_segment(later, &segment(0, 900, b"")).expect("an ACK");
-    connection.wake();
+    connection.wake(None);
     assert_eq!(seq_of(&expect_ack(&mut connection, later, 0)), 900);
 }
 
