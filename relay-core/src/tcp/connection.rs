@@ -375,6 +375,7 @@ fn fresh_halves(
         known: 0,
         window: peer_window,
         fin: None,
+        congestion: config.congestion,
     };
     let receiver = ReceiverStart {
         retained: 0,

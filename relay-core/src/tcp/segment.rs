@@ -154,7 +154,7 @@ impl Connection {
         if self.wake_due || is_old || self.receiver.sack_due(now) {
             return Some(Action::Ack);
         }
-        if let Some(piece) = self.sender.next_piece() {
+        if let Some(piece) = self.sender.next_piece(now) {
             return Some(Action::Piece(piece));
         }
         if self.sender.persist_due() || self.patience.probe_due() {
