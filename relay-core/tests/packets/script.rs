@@ -56,7 +56,10 @@ pub struct Line {
 #[derive(Debug)]
 pub enum Event {
     /// A segment comes; `result` is why it is dropped, if it is.
-    Receive { fields: Fields, result: Option<String> },
+    Receive {
+        fields: Fields,
+        result: Option<String>,
+    },
     /// A segment leaves.
     Send(Fields),
     /// Segments leave that cover these sequence numbers, in order, without gaps.

@@ -119,6 +119,7 @@ fn parse_options(text: &str) -> Result<Vec<Opt>, String> {
         word => number(word).map(Some),
     };
     text.split(',')
+        .filter(|option| !option.trim().is_empty())
         .map(|option| {
             let words: Vec<&str> = option.split_whitespace().collect();
             Ok(match words[..] {

@@ -23,6 +23,8 @@ const START: Instant = Instant::from_millis((1 << 32) - 2_000);
 const ISS: u32 = 0xffff_f000;
 /// Frames of one turn, or timers at one instant; with more of them something spins.
 const SPINS_MAX: usize = 10_000;
+/// Timestamps that are further apart cannot be compared (RFC 7323 section 5.5).
+const TIMESTAMP_AGE_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
 const LINK: Link = Link {
     source: EthernetAddress([2, 0, 0, 0, 0, 1]),
     destination: EthernetAddress([2, 0, 0, 0, 0, 2]),
@@ -50,6 +52,8 @@ struct Stage {
     sent: VecDeque<(Instant, Fields)>,
     allowed: Allowed,
     last_timestamp: Option<u32>,
+    /// When it left.
+    stamped_at: Instant,
     /// The right edge that was advertised, relative to the peer's SYN.
     edge: i64,
     /// Windows are scaled in both directions.
@@ -85,6 +89,7 @@ impl Stage {
             sent: VecDeque::new(),
             allowed: Allowed::default(),
             last_timestamp: None,
+            stamped_at: START,
             edge: i64::MIN,
             scales: false,
             literal: false,
@@ -177,7 +182,10 @@ impl Stage {
         }
         if let Some(stamp) = segment.timestamp {
             let before = self.last_timestamp.replace(stamp.tsval);
-            if before.is_some_and(|before| (stamp.tsval.wrapping_sub(before) as i32) < 0) {
+            let comparable = self.now.since(self.stamped_at) < TIMESTAMP_AGE_MAX;
+            self.stamped_at = self.now;
+            let older = |before: u32| (stamp.tsval.wrapping_sub(before) as i32) < 0;
+            if comparable && before.is_some_and(older) {
                 return Err(format!("our timestamp ran backwards: {fields}"));
             }
         }
@@ -199,7 +207,10 @@ impl Stage {
         let edge = ack + (i64::from(window) << scale);
         // Rounding moves it by less than a unit.
         if edge + (1 << scale) <= self.edge {
-            return Err(format!("the right edge moved back from {} to {edge}: {fields}", self.edge));
+            return Err(format!(
+                "the right edge moved back from {} to {edge}: {fields}",
+                self.edge
+            ));
         }
         self.edge = self.edge.max(edge);
         Ok(())
@@ -331,7 +342,8 @@ impl Stage {
     fn answer(&mut self, segment: Option<TcpRepr>) {
         if let Some(segment) = segment {
             let fields = Fields::of(&segment, self.numbers(true));
-            self.last_timestamp = segment.timestamp.map(|stamp| stamp.tsval).or(self.last_timestamp);
+            self.last_timestamp =
+                segment.timestamp.map(|stamp| stamp.tsval).or(self.last_timestamp);
             self.sent.push_back((self.now, fields));
         }
     }
@@ -434,7 +446,8 @@ impl Stage {
     fn expect(&mut self, expectation: &Expectation) -> Result<(), String> {
         let literal = self.literal;
         let connection = self.connection()?;
-        let offsets = |range: &core::ops::Range<i64>| (range.start - 1) as u64..(range.end - 1) as u64;
+        let offsets =
+            |range: &core::ops::Range<i64>| (range.start - 1) as u64..(range.end - 1) as u64;
         match expectation {
             Expectation::Phase(phase) => same(phase, &name(connection.phase())),
             Expectation::Received(count) => {
