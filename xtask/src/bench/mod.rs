@@ -38,7 +38,7 @@ pub enum BenchCommand {
     Quick(Options),
     /// What clients and backends notice of a takeover: about two minutes per outage.
     Pause(pause::Options),
-    /// Throughput over a long and lossy line, of the relay and of the kernel's TCP: half an hour.
+    /// Throughput over a long and lossy line, of the relay and of the kernel's TCP: an hour.
     Tcp(tcp::Options),
 }
 

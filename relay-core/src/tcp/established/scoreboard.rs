@@ -29,7 +29,7 @@ enum Fate {
 
 /// One segment as it was sent; it is sent again with the same boundaries. A FIN is the byte
 /// behind the last one.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     start: u64,
     pub end: u64,
@@ -153,6 +153,11 @@ impl Scoreboard {
         let at = self.sent.partition_point(|sent| sent.start < self.lost_from);
         let lost = self.sent.range(at..).find(|sent| sent.fate == Fate::Lost)?;
         Some((lost.start, lost.end))
+    }
+
+    /// The outstanding segment with the lowest offset.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.sent.front().map(|sent| (sent.start, sent.end))
     }
 
     /// The outstanding segment with the highest offset.
@@ -388,6 +393,29 @@ impl Scoreboard {
         if reneged {
             self.told = [None; 3];
         }
+    }
+
+    /// Segments of more than `mss` bytes do not get through: they are cut, and sent again.
+    pub fn refit(&mut self, mss: u64) {
+        for sent in core::mem::take(&mut self.sent) {
+            if sent.len() <= mss || sent.fate == Fate::Sacked {
+                self.sent.push_back(sent);
+                continue;
+            }
+            self.flying_again -= usize::from(sent.is_flying_again());
+            match sent.fate {
+                Fate::Lost => {}
+                _ => {
+                    self.in_flight -= sent.len();
+                    self.lost += sent.len();
+                }
+            }
+            for start in (sent.start..sent.end).step_by(mss as usize) {
+                let end = (start + mss).min(sent.end);
+                self.sent.push_back(Sent { start, end, fate: Fate::Lost, ambiguous: true, ..sent });
+            }
+        }
+        self.lost_from = 0;
     }
 
     /// What was taken for lost was not: it counts as in flight again.

@@ -18,6 +18,9 @@ const BUDGET_SHARE: u64 = 4;
 /// Duplicate ACKs of a peer without SACK that each let a new segment out (RFC 3042).
 const LIMITED_TRANSMIT: u32 = 2;
 
+/// Timeouts in a row after which segments are tried that are smaller (Linux: `tcp_retries1`).
+const BLACK_HOLE_TIMEOUTS: u32 = 3;
+
 /// What the opening, or a snapshot, tells the sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
@@ -236,6 +239,19 @@ impl Sender {
     /// Forgets what is acknowledged.
     pub(super) fn release_acked(&mut self) {
         self.ring.release(self.una);
+    }
+
+    /// The path takes segments of `mss` bytes at most.
+    pub fn shrink(&mut self, mss: u16) {
+        self.mss = self.mss.min(mss.into());
+        self.board.refit(self.mss);
+    }
+
+    /// The oldest bytes that are under way have not arrived however often they were sent, and fill a
+    /// segment: a router may drop what is so large, and keep it to itself (RFC 2923 section 2.1).
+    pub fn is_swallowed(&self) -> bool {
+        self.backoff >= BLACK_HOLE_TIMEOUTS
+            && self.board.first().is_some_and(|(start, end)| end - start >= self.mss)
     }
 
     /// Gives the buffer back.

@@ -26,6 +26,7 @@ use super::haproxy::Haproxy;
 use super::sample::{Side, append, read};
 use super::{pair, release_binaries};
 use crate::lab::plan::{CLIENT_NS, vip};
+use crate::lab::turn::Turn;
 use crate::lab::wire::Wire;
 use crate::lab::{Congestion, Lab, Options as LabOptions, network};
 use crate::shell::{in_namespace, output};
@@ -54,7 +55,7 @@ pub struct Options {
     #[arg(long)]
     pub quick: bool,
     /// Congestion controls: of the relay, and of the kernels that it is compared with.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Congestion::Cubic])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Congestion::Cubic, Congestion::Bbr])]
     pub congestion: Vec<Congestion>,
     /// Who sends.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Direction::Down, Direction::Up])]
@@ -109,6 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let bin_dir = release_binaries(options.bin_dir.as_ref())?;
     eprintln!("tcp: {}", Haproxy::version().context("haproxy: apt-get install haproxy")?);
+    let _turn = Turn::wait("bench tcp")?;
     for algorithm in &options.congestion {
         network::allow_congestion_control(algorithm.as_str())?;
     }
