@@ -99,8 +99,6 @@ pub enum Knowledge {
     AcksMissed(u64),
     /// More may have been sent than was.
     SentMax(u64),
-    /// Where the acknowledgement stood is known.
-    Mark,
 }
 
 /// What has to be true.
@@ -217,7 +215,6 @@ fn parse_knowledge(words: &[&str]) -> Result<Vec<Knowledge>, String> {
             "acked-only" => Knowledge::AckedOnly,
             "acks-missed" => Knowledge::AcksMissed(count()?),
             "sent-max" => Knowledge::SentMax(count()?),
-            "mark" => Knowledge::Mark,
             _ => return Err("unknown knowledge".into()),
         });
     }

@@ -352,7 +352,7 @@ impl Stage {
         let Allowed { all, send, ack } = self.allowed;
         let Some(connection) = &mut self.connection else { return };
         if all {
-            connection.set_sackable(&[0..u64::MAX]);
+            connection.set_sackable(core::slice::from_ref(&(0..u64::MAX)));
         }
         connection.set_send_limit(if all { u64::MAX } else { send });
         connection.set_ack_limit(if all { u64::MAX } else { ack });
@@ -408,10 +408,9 @@ impl Stage {
 
     /// Another node goes on with what the cluster keeps.
     fn take_over(&mut self, knowledge: &[Knowledge]) -> Result<(), String> {
-        let ack_limit = if self.allowed.all { u64::MAX } else { self.allowed.ack };
         let old = self.connection.take().ok_or("there is no connection yet")?;
         let mut state = old.save();
-        let (mut mark, mut end) = (None, old.received());
+        let mut end = old.received();
         let acked_only = knowledge.contains(&Knowledge::AckedOnly);
         for known in knowledge {
             match known {
@@ -422,7 +421,6 @@ impl Stage {
                 }
                 Knowledge::AcksMissed(count) => state.acked = state.acked.saturating_sub(*count),
                 Knowledge::SentMax(count) => state.sent_max += count,
-                Knowledge::Mark => mark = old.mark(ack_limit.min(old.received())),
             }
         }
         let restored = Connection::restore(&self.settings.config, &state, self.now);
@@ -439,7 +437,7 @@ impl Stage {
         new.write(&pattern(from as i64, (old.written() - from) as usize));
         self.connection = Some(new);
         self.allow();
-        self.connection()?.wake(mark);
+        self.connection()?.wake(None);
         Ok(())
     }
 

@@ -49,9 +49,8 @@ pub fn tuple() -> Tuple {
 /// A configuration out of a few.
 pub fn config(input: &mut Input) -> Config {
     let choice = input.u8();
-    let mut config = Config::default();
-    config.receive_buffer = [4_000, 60_000, 150_000, 400_000][usize::from(choice & 3)];
-    config.send_buffer = 100_000;
+    let receive_buffer = [4_000, 60_000, 150_000, 400_000][usize::from(choice & 3)];
+    let mut config = Config { receive_buffer, send_buffer: 100_000, ..Config::default() };
     config.wake.lag = choice & 4 != 0;
     if choice & 8 != 0 {
         config.patience.keepalive = Some(Duration::from_secs(30));
