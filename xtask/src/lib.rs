@@ -7,6 +7,7 @@ pub mod bench;
 pub mod binaries;
 pub mod content;
 pub mod demo;
+pub mod fuzz;
 pub mod lab;
 pub mod shell;
 pub mod sim;

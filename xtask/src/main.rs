@@ -6,7 +6,7 @@ use wire::plan::Plan as WirePlan;
 use xtask::lab::turn::Turn;
 use xtask::lab::wire::Wire;
 use xtask::lab::{How, Lab, Options, network};
-use xtask::{bench, demo, sim, soak, suite, tidy};
+use xtask::{bench, demo, fuzz, sim, soak, suite, tidy};
 
 mod ebpf;
 
@@ -33,6 +33,8 @@ enum Command {
     /// Whole nodes over a simulated network, many seeds.
     #[command(disable_help_flag = true)]
     Sim(sim::Options),
+    /// Arbitrary input for everything that reads from a wire.
+    Fuzz(fuzz::Options),
     /// All tests.
     Test(suite::Options),
     /// The end-to-end tests alone, with many losses in the midst of handshakes.
@@ -88,6 +90,7 @@ fn main() -> Result<()> {
         Command::Soak(options) => soak::run(&options),
         Command::Bench(command) => bench::run(&command),
         Command::Sim(options) => sim::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Test(options) => suite::run(&options),
         Command::E2e(options) => suite::run_e2e(&options),
         Command::Tidy(options) => tidy::run(&options),

@@ -190,7 +190,9 @@ impl Connection {
         let (Some(ours), Some(theirs)) = (&mut self.options.timestamps, segment.timestamp) else {
             return;
         };
-        if start <= self.receiver.acked() as i64 && !is_before(theirs.tsval, ours.recent) {
+        let is_fresh = now.since(self.timestamp_at) < TIMESTAMP_AGE_MAX;
+        let is_newer = !is_fresh || !is_before(theirs.tsval, ours.recent);
+        if start <= self.receiver.acked() as i64 && is_newer {
             ours.recent = theirs.tsval;
             self.timestamp_at = now;
         }
