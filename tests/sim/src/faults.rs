@@ -82,6 +82,7 @@ impl World {
                 self.count_dropped(index);
                 self.relays[index].cut_after = Some(frames);
                 self.report.crashes += 1;
+                self.clients.startle(self.now);
             }
             Action::Restart => {
                 if self.relays.iter().any(|relay| relay.cut_after.is_some()) {

@@ -32,6 +32,8 @@ pub struct Plan {
     pub resumption: Resumption,
     /// The client shows a certificate when it is asked for one.
     pub certificate: bool,
+    /// The client has an odd TCP, whose habits follow from this seed.
+    pub odd: Option<u64>,
 }
 
 /// Which session the client offers to resume: the last of those that the run's clients keep.
@@ -116,6 +118,7 @@ impl Plan {
             record_max: 16_384,
             resumption: Resumption::Never,
             certificate: false,
+            odd: None,
         }
     }
 

@@ -261,7 +261,7 @@ impl World {
                     self.trace_frame("in ", index, &frame);
                     self.relays[index].receive(self.now, side, frame);
                 }
-                (Port::Host, Side::Client) => self.clients.host.receive(frame),
+                (Port::Host, Side::Client) => self.clients.receive(frame),
                 (Port::Host, _) => self.backend.receive(frame),
             }
         }
@@ -327,7 +327,7 @@ impl World {
 
     fn run_hosts(&mut self) {
         self.clients.poll(self.now);
-        while let Some(frame) = self.clients.host.transmit() {
+        while let Some(frame) = self.clients.transmit() {
             wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
             self.network.send(self.now, Side::Client, Port::Host, &frame);
         }
