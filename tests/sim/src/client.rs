@@ -402,5 +402,6 @@ fn path(vip: (IpAddress, u16), port: u16) -> Path {
 fn tls_client(plan: &Plan) -> ClientConnection {
     let unknown = plan.conduct == Conduct::UnknownName;
     let name = if unknown { OTHER_NAME } else { tls::SERVER_NAME };
-    tls::client((plan.version, plan.resumption, plan.certificate), name)
+    let Plan { version, resumption, groups, certificate: certified, .. } = *plan;
+    tls::client(tls::Kind { version, resumption, groups, certified }, name)
 }

@@ -104,9 +104,11 @@ impl World {
             Action::Mute(who, time) => {
                 let Some(index) = self.find(who) else { return false };
                 // Both at a time is a cut of the cluster link, which splits the brain of two
-                // relays: see "What does not work yet" in the README.
+                // relays, and so is a relay that nobody hears and that hears late, because what it
+                // is told waits in its rings behind everything else: see "What does not work yet" in the README.
                 let is_cut = self.relays.iter().any(|relay| relay.is_muted(self.now))
-                    || (time >= setup::TIMEOUT && self.greets_only(index));
+                    || (time >= setup::TIMEOUT
+                        && (self.greets_only(index) || self.relays[index].is_slow(self.now)));
                 if !is_cut {
                     self.relays[index].muted_until = Some(self.now + time);
                 }
@@ -121,6 +123,16 @@ impl World {
             }
             Action::Cut(side, way, time) => {
                 self.network.cut(side, way, self.now + time);
+                self.disturbed = self.disturbed.max(self.now + time);
+            }
+            Action::Sever(side, who, way, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.network.sever(side, (index, way), self.now + time);
+                self.disturbed = self.disturbed.max(self.now + time);
+            }
+            Action::Unplug(side, who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].unplug(self.now, side, self.now + time);
                 self.disturbed = self.disturbed.max(self.now + time);
             }
             Action::Replay => self.replay(),

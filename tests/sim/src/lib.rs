@@ -26,6 +26,7 @@ mod setup;
 mod swarm;
 mod tls;
 mod transport;
+mod variety;
 mod wire;
 mod world;
 

@@ -81,7 +81,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         port: PORT,
         snat: families.map(|ipv6| address(ipv6, 2, 100)).to_vec(),
         backends: vec![IpEndpoint::new(address(options.ipv6, 2, 10), BACKEND_PORT)],
-        tls: tls::server(random.fork(), options.client_auth),
+        tls: tls::server(random.fork(), options.server_key, options.client_auth),
     };
     let settings = Settings {
         node: id(index),

@@ -5,6 +5,9 @@
 //! `Action::Mute` in `faults`), the loss of a relay without a backup in sync (it happens, and its
 //! connections are excused), and a restart of the backup that took over from a relay that is
 //! paused.
+//!
+//! Nor is there version skew: relays understand messages of one version, the third, and nothing
+//! else. Once there are two, a node of each belongs in here.
 
 use relay_core::config::Side;
 use relay_core::relay::HoldTime;
@@ -14,6 +17,7 @@ use crate::network::Faults;
 use crate::plan::{End, Plan, Version};
 use crate::random::Random;
 use crate::script::{Action, Options, Step, Way, When, Who};
+use crate::variety;
 
 /// How large the scenarios are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +60,10 @@ impl Swarm {
     }
 }
 
-/// Clients with an odd TCP, of a thousand.
-const ODD_CLIENTS: u32 = 250;
-
 /// The scenario of `seed`.
 pub fn options(seed: u64, swarm: Swarm) -> Options {
     let mut options = plain(seed, swarm);
-    let mut random = Random::new(seed ^ 0x5641_5249_4554_5900);
-    for plan in &mut options.plans {
-        let odd = random.next();
-        plan.odd = random.chance(ODD_CLIENTS).then_some(odd);
-    }
+    variety::vary(&mut options, seed);
     options
 }
 

@@ -9,10 +9,11 @@ use super::Habits;
 use crate::random::Random;
 
 /// Bytes that wait to be sent or acknowledged.
-const BUFFER: usize = 20_000;
+const BUFFER: usize = 30_000;
 
-/// Bytes in flight at most.
-const FLIGHT_MAX: u64 = 12_000;
+/// Bytes in flight at most: more than a record has, because relays that never replicate bytes
+/// acknowledge whole records only.
+const FLIGHT_MAX: u64 = 24_000;
 
 /// Options of a segment at most: MSS is without them (RFC 6691).
 const OPTIONS_MAX: u64 = 40;
