@@ -34,7 +34,7 @@ type Ends = (SocketAddr, SocketAddr);
 /// Checks of everything that relays send.
 #[derive(Default)]
 pub struct Audit {
-    /// Who sent for a client in which term.
+    /// Who sent for a client in which term, or from an end of ours to a backend.
     senders: BTreeMap<(SocketAddr, u64), u64>,
     /// Backend connections that were completed.
     completed: BTreeSet<Ends>,
@@ -241,7 +241,7 @@ impl Audit {
             return;
         }
         let objections = [
-            if to_client { self.one_owner(sender, seen.destination) } else { None },
+            self.one_owner(sender, if to_client { seen.destination } else { seen.source }),
             self.sequence(sender, seen),
             self.memory(sender, seen),
             if to_client { unheard(sender, cover, ends) } else { self.complete(cover, ends) },
@@ -270,9 +270,9 @@ impl Audit {
         }
     }
 
-    /// Two nodes must not speak for one client in one term.
-    fn one_owner(&mut self, sender: &Sender, client: SocketAddr) -> Option<String> {
-        let first = *self.senders.entry((client, sender.term)).or_insert(sender.incarnation);
+    /// Two nodes must not speak for one flow in one term, neither to its client nor to its backend.
+    fn one_owner(&mut self, sender: &Sender, end: SocketAddr) -> Option<String> {
+        let first = *self.senders.entry((end, sender.term)).or_insert(sender.incarnation);
         (first != sender.incarnation).then(|| "another node has sent in this term".to_owned())
     }
 

@@ -5,6 +5,7 @@ use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
 
 use crate::network::Port;
+use crate::relay::Relay;
 use crate::script::{Action, Step, When, Who};
 use crate::setup;
 use crate::world::World;
@@ -138,6 +139,17 @@ impl World {
             Action::Replay => self.replay(),
         }
         true
+    }
+
+    /// The owner has no power any more, if there is one.
+    pub(crate) fn kill_owner(&mut self) {
+        let Some(index) = self.find(Who::Owner) else { return };
+        self.disrupt(index);
+        self.count_dropped(index);
+        self.relays[index] = Relay::default();
+        self.report.crashes += 1;
+        self.disturbed = self.disturbed.max(self.now);
+        self.note(&format!("relay {} is dead", index + 1));
     }
 
     /// Whether nothing but greetings would come from the other relay if it did not hear `index`: a

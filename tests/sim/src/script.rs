@@ -29,6 +29,8 @@ pub struct Options {
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
     pub faults_until: Duration,
+    /// The owner loses power at this event after the first step, see `every_event`.
+    pub kill_at: Option<u64>,
     /// Garbage that reaches the relays' ports, in frames a second.
     pub noise: u32,
 }
@@ -145,6 +147,7 @@ impl Options {
             client_auth: false,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
+            kill_at: None,
             noise: 0,
         }
     }

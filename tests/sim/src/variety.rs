@@ -88,19 +88,17 @@ fn resets(options: &Options) -> bool {
     options.plans.iter().any(|plan| plan.conduct != Conduct::Honest)
 }
 
-/// One relay is cut off from one network, in one direction or in both, with or without noticing.
+/// One relay is cut off from clients or backends, in one direction or in both, with or without
+/// noticing. From the other relay it is cut off in one direction only, by `Action::Mute`: in both,
+/// with a carrier or without, is what two relays do not survive.
 fn partition(options: &mut Options, random: &mut Random) {
     let time = Duration::from_millis(10 + random.below(1_200));
     let who = if random.chance(700) { Who::Owner } else { Who::Backup };
-    let side = match random.below(5) {
-        0 | 1 => Side::Client,
-        2 | 3 if !resets(options) => Side::Backend,
-        4 => Side::Cluster,
-        _ => Side::Client,
-    };
+    let to_backend = random.chance(500) && !resets(options);
+    let side = if to_backend { Side::Backend } else { Side::Client };
     let way = if random.chance(500) { Way::In } else { Way::Out };
     let mut actions = Vec::new();
-    if side == Side::Cluster || random.chance(400) {
+    if random.chance(400) {
         actions.push(Action::Unplug(side, who, time));
     } else {
         actions.push(Action::Sever(side, who, way, time));

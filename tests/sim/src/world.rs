@@ -109,6 +109,8 @@ pub struct World {
     resolutions: BTreeMap<(Instant, u64), (usize, IpAddress)>,
     seen_takeovers: Vec<u64>,
     turns: u64,
+    /// Events since the first step.
+    events: u64,
     trace: bool,
 }
 
@@ -158,6 +160,7 @@ impl World {
             resolutions: BTreeMap::new(),
             seen_takeovers: vec![0; setup::RELAYS],
             turns: 0,
+            events: 0,
             trace: std::env::var_os("SIM_TRACE").is_some(),
             options,
         }
@@ -179,6 +182,7 @@ impl World {
                 self.network.heal();
             }
             self.step();
+            self.pass_event();
             self.make_noise();
             self.deliver();
             self.run_relays();
@@ -247,6 +251,17 @@ impl World {
         }
     }
 
+    /// An event is over: perhaps the last one of the owner.
+    fn pass_event(&mut self) {
+        if self.options.kill_at.is_none() || self.step == 0 {
+            return;
+        }
+        self.events += 1;
+        if self.options.kill_at == Some(self.events) {
+            self.kill_owner();
+        }
+    }
+
     fn next_at(&mut self) -> Option<Instant> {
         let relays = self.relays.iter().filter_map(Relay::next_at).min();
         let resolution = self.resolutions.first_key_value().map(|((at, _), _)| *at);
@@ -257,6 +272,7 @@ impl World {
 
     fn deliver(&mut self) {
         while let Some(Delivery { side, to, frame }) = self.network.receive(self.now) {
+            self.pass_event();
             match (to, side) {
                 (Port::Relay(index), _) => {
                     self.trace_frame("in ", index, &frame);
@@ -279,6 +295,9 @@ impl World {
 
     fn run_relays(&mut self) {
         for index in 0..self.relays.len() {
+            if self.relays[index].next_at().is_some_and(|at| at <= self.now) {
+                self.pass_event();
+            }
             let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
@@ -291,7 +310,11 @@ impl World {
             });
             let heard = frames.into_iter().filter(|(side, _)| !lost[*side as usize]);
             for (side, frame) in heard {
+                if self.options.kill_at.is_some() && self.relays[index].node.is_none() {
+                    break;
+                }
                 self.transmit(index, (side, &frame), (&sender, &cover));
+                self.pass_event();
             }
             for address in resolve {
                 let key = (self.now + RESOLUTION, self.turns);
