@@ -17,10 +17,15 @@ use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 use smoltcp::wire::TcpPacket;
 
 use crate::flights::Flights;
+use crate::seals::Seals;
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
 const EFFECTS_MAX: usize = 50_000;
+
+/// Sessions of these runs' few clients, and strangers: clients whose relay was lost, and noise.
+const SESSIONS_MAX: usize = 20;
+const STRANGERS_MAX: usize = 100;
 
 /// Bytes that a shadow may hold: the receive buffers of both legs.
 const HELD_MAX: usize = 4 << 20;
@@ -113,7 +118,7 @@ fn ends(flow: &Description) -> Ends {
 
 impl Cover {
     /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), flights: &mut Flights) {
+    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), known: (&mut Flights, &mut Seals)) {
         let view = backup.view();
         let follows = backup.role() == Role::Backup
             && (view.owner, view.term) == (sender.node, sender.term)
@@ -122,8 +127,13 @@ impl Cover {
             return;
         }
         self.is_backed_up = true;
+        let (flights, seals) = known;
         for (id, shadow) in backup.shadows().iter() {
             self.cover(id, shadow, flights);
+            if let Shadow::Open(open) = shadow {
+                let ends = (socket(&open.client.local), socket(&open.client.remote));
+                seals.note((backup.incarnation().0, view.term), id, ends, &open.log);
+            }
         }
     }
 
@@ -260,12 +270,13 @@ impl Audit {
 
     /// Takes in how much waits in a node.
     pub fn weigh(&mut self, load: Load) {
-        let Load { backlog, effects, held } = load;
+        let Load { backlog, effects, held, sessions, strangers } = load;
         self.load.backlog = self.load.backlog.max(backlog);
         self.load.effects = self.load.effects.max(effects);
         self.load.held = self.load.held.max(held);
         // One message may come on top of a full queue before it is noticed.
-        if backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX {
+        let is_much = backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX;
+        if is_much || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
             self.failures.push(format!("a node keeps too much: {load:?}"));
         }
     }

@@ -23,6 +23,7 @@ pub mod plan;
 mod random;
 mod relay;
 pub mod script;
+mod seals;
 mod setup;
 mod swarm;
 mod tls;

@@ -1,4 +1,8 @@
 //! One run: machines, segments, virtual time, and what must never happen.
+//!
+//! No reset and no alert reaches an honest client while one relay of its replica set lives: such a
+//! client must end with `Outcome::Done` (`World::judge_flow`), which neither leaves room for. Only
+//! connections that `World::disrupt` has excused, whose relays all died, may end otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,6 +22,7 @@ use crate::plan::Conduct;
 use crate::random::Random;
 use crate::relay::{Relay, Turned};
 use crate::script::Options;
+use crate::seals::Seals;
 use crate::wire::{self, Records, Wire};
 use crate::{setup, tls};
 
@@ -56,6 +61,8 @@ pub struct Report {
     pub compared: u64,
     /// Segments of handshakes that were compared with what a backup would have answered.
     pub flights: u64,
+    /// Records that were compared with what their number had sealed elsewhere.
+    pub seals: u64,
     /// The largest queues.
     pub load: Load,
     /// Connections that ended as they had to.
@@ -95,6 +102,7 @@ pub struct World {
     pub(crate) wire: Wire,
     pub(crate) audit: Audit,
     flights: Flights,
+    seals: Seals,
     /// Connections that may be lost.
     pub(crate) excused: BTreeSet<u64>,
     pub(crate) report: Report,
@@ -148,6 +156,7 @@ impl World {
             wire: Wire::default(),
             audit: Audit::default(),
             flights: Flights::new(options.server_key, options.client_auth),
+            seals: Seals::default(),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -335,7 +344,8 @@ impl World {
         }
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
-                cover.add(sender, (setup::id(other).0, node), &mut self.flights);
+                let known = (&mut self.flights, &mut self.seals);
+                cover.add(sender, (setup::id(other).0, node), known);
             }
         }
         cover
@@ -392,6 +402,10 @@ impl World {
             self.fail(failure);
         }
         for failure in core::mem::take(&mut self.audit.failures) {
+            self.fail(failure);
+        }
+        self.report.seals = self.seals.checked + self.seals.compare(&self.wire);
+        for failure in core::mem::take(&mut self.seals.failures) {
             self.fail(failure);
         }
         let repeated: Vec<u64> =
