@@ -118,7 +118,12 @@ fn ends(flow: &Description) -> Ends {
 
 impl Cover {
     /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), known: (&mut Flights, &mut Seals)) {
+    pub fn add(
+        &mut self,
+        sender: &Sender,
+        (id, backup): (u8, &Node),
+        known: (&mut Flights, &mut Seals),
+    ) {
         let view = backup.view();
         let follows = backup.role() == Role::Backup
             && (view.owner, view.term) == (sender.node, sender.term)

@@ -88,7 +88,16 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Totals { seeds, flows, completed, excused, kills, takeovers, survivals, .. } = self;
         let Totals {
-            records, pairs, seals, compared, flights, frames, forgotten_fins, backlog, held, ..
+            records,
+            pairs,
+            seals,
+            compared,
+            flights,
+            frames,
+            forgotten_fins,
+            backlog,
+            held,
+            ..
         } = self;
         let failed = self.failed.len();
         writeln!(f, "seeds {seeds}, failed {failed}, {:.1} seeds/s", self.rate())?;

@@ -146,7 +146,8 @@ impl Clients {
             [Some(flow.begin), Some(flow.begin + flow.plan.client_reads_after), nap]
                 .map(|at| at.filter(|at| *at > now))
         });
-        let odd = self.flows.iter().filter(|flow| flow.started).filter_map(|flow| flow.odd.as_ref());
+        let odd =
+            self.flows.iter().filter(|flow| flow.started).filter_map(|flow| flow.odd.as_ref());
         let odd: Vec<_> = odd.map(|odd| odd.poll_at(now)).collect();
         own.chain([self.host.poll_at(now)]).chain(odd).flatten().min()
     }

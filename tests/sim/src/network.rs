@@ -104,7 +104,8 @@ impl Network {
         let (to, source) = macs.split_at(6);
         let segment = &mut self.segments[index(side)];
         segment.severed.retain(|(_, _, until)| now < *until);
-        let severed: Vec<_> = segment.severed.iter().map(|(relay, way, _)| (*relay, *way)).collect();
+        let severed: Vec<_> =
+            segment.severed.iter().map(|(relay, way, _)| (*relay, *way)).collect();
         if matches!(from, Port::Relay(relay) if severed.contains(&(relay, Way::Out))) {
             return;
         }

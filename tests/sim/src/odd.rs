@@ -229,9 +229,8 @@ impl Tcp {
 
     /// Whether a segment is older than another one that came (PAWS), or of another connection.
     fn is_stale(&self, segment: &TcpRepr<'_>) -> bool {
-        let older = |timestamp: TcpTimestampRepr| {
-            (timestamp.tsval.wrapping_sub(self.recent) as i32) < 0
-        };
+        let older =
+            |timestamp: TcpTimestampRepr| (timestamp.tsval.wrapping_sub(self.recent) as i32) < 0;
         self.timestamps && segment.timestamp.is_none_or(older)
     }
 

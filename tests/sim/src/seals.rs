@@ -44,7 +44,8 @@ impl Seals {
             let known = self.known.entry((id.0, index)).or_insert((*placed, ends));
             self.checked += 1;
             if known.0 != *placed {
-                let failure = format!("record {index} of {id} is sealed twice: {known:?}, {placed:?}");
+                let failure =
+                    format!("record {index} of {id} is sealed twice: {known:?}, {placed:?}");
                 self.failures.push(failure);
             }
         }

@@ -128,10 +128,7 @@ fn crash_while_learning(random: &mut Random) -> [Step; 5] {
         Step::new(When::InSync, Action::Wait),
         Step::new(When::After(micros(random, 500_000)), Action::Crash(Who::Backup, 0)),
         Step::new(When::After(micros(random, 300_000)), Action::Restart),
-        Step::new(
-            When::After(micros(random, 60_000)),
-            Action::Crash(Who::Owner, random.below(12)),
-        ),
+        Step::new(When::After(micros(random, 60_000)), Action::Crash(Who::Owner, random.below(12))),
         Step::new(When::After(micros(random, 1_000_000)), Action::Restart),
     ]
 }
