@@ -100,6 +100,8 @@ pub struct Settled {
     pub ended: bool,
     /// The client's FIN is settled, too.
     pub fin: bool,
+    /// The client has asked below `client` for a KeyUpdate that is not in the log yet.
+    pub owes_key_update: bool,
 }
 
 /// W of the design: everything below is sealed, sent and acknowledged by the client.
@@ -379,17 +381,18 @@ impl Settled {
         out.u64(self.backend);
         out.u64(self.sequence);
         out.u32(self.generation);
-        out.u8(u8::from(self.ended) | u8::from(self.fin) << 1);
+        let flags = [self.ended, self.fin, self.owes_key_update];
+        out.u8((0..).zip(flags).map(|(bit, flag)| u8::from(flag) << bit).sum());
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (client, backend, sequence) = (r.u64()?, r.u64()?, r.u64()?);
         let (generation, flags) = (r.u32()?, r.u8()?);
-        if flags > 3 {
+        if flags > 7 {
             return Err(Malformed);
         }
-        let (ended, fin) = (flags & 1 != 0, flags & 2 != 0);
-        Ok(Settled { client, backend, sequence, generation, ended, fin })
+        let [ended, fin, owes_key_update] = [0, 1, 2].map(|bit| flags >> bit & 1 != 0);
+        Ok(Settled { client, backend, sequence, generation, ended, fin, owes_key_update })
     }
 }
 

@@ -43,6 +43,13 @@ pub struct Settings {
     pub flows_max: usize,
 }
 
+impl Settings {
+    /// What connections of clients to this listener are opened with.
+    pub fn client_tcp_of(&self, listener: &Listener) -> tcp::Config {
+        tcp::Config { congestion: listener.congestion, ..self.client_tcp }
+    }
+}
+
 /// The other nodes and how to talk to them.
 pub struct Cluster {
     /// The pre-shared key; all other keys of the cluster are derived from it.
@@ -67,5 +74,7 @@ pub struct Listener {
     /// The cluster's source addresses toward the backends.
     pub snat: Vec<IpAddress>,
     pub backends: Vec<IpEndpoint>,
+    /// Toward the clients.
+    pub congestion: tcp::Algorithm,
     pub tls: tls::ServerConfig,
 }

@@ -368,7 +368,7 @@ impl Shard {
         let listener = listener_of(settings, vip.addr, vip.port).ok_or(Reason::NotForUs)?;
         let with = Restoration {
             now,
-            client_config: &settings.client_tcp,
+            client_config: &settings.client_tcp_of(&settings.listeners[listener]),
             backend_config: &settings.backend_tcp,
             hold: settings.hold,
             clock_lead,

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relay_core::relay::HoldTime;
+use relay_core::tcp::Algorithm;
 
 pub use error::ConfigError;
 
@@ -163,6 +164,8 @@ pub struct Listener {
     pub snat: Vec<IpAddr>,
     /// The backends; at least one.
     pub backends: Vec<SocketAddr>,
+    /// Congestion control toward the clients.
+    pub congestion: Algorithm,
     /// The certificates; at least one. The first serves clients that name no known server.
     pub certificates: Vec<Certificate>,
     /// What is demanded of clients; None: they are not asked for certificates.

@@ -136,6 +136,7 @@ fn settings(
         receive_buffer: limits.receive_buffer,
         send_buffer: limits.send_buffer,
         wake: wake(),
+        congestion: tcp::Algorithm::default(),
         patience: tcp::Limits { keepalive: limits.keepalive, stall_max: limits.stalled },
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
@@ -205,6 +206,7 @@ fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listen
         port: listener.port,
         snat: listener.snat.iter().map(|address| (*address).into()).collect(),
         backends: listener.backends.iter().map(endpoint).collect(),
+        congestion: listener.congestion,
         tls,
     })
 }

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use wire::plan::Plan as WirePlan;
 use xtask::lab::turn::Turn;
+use xtask::lab::wire::Wire;
 use xtask::lab::{How, Lab, Options, network};
 use xtask::{bench, demo, sim, soak, suite, tidy};
 
@@ -73,6 +75,8 @@ enum LabCommand {
         #[arg(long)]
         off: bool,
     },
+    /// Put a long line between clients and relays until Enter is pressed; its left is the client.
+    Wire(WirePlan),
     /// End everything.
     Down,
 }
@@ -106,6 +110,13 @@ fn lab(command: LabCommand) -> Result<()> {
         LabCommand::Loss { percent, off } => {
             Lab::attach()?;
             network::set_loss(if off { 0.0 } else { percent })
+        }
+        LabCommand::Wire(plan) => {
+            let wire = Wire::insert(&plan, Lab::attach()?.options().mtu)?;
+            eprintln!("lab: Enter takes the wire out");
+            std::io::stdin().read_line(&mut String::new())?;
+            println!("{}", serde_json::to_string(&wire.remove()?)?);
+            Ok(())
         }
         LabCommand::Down => Lab::down(),
     }

@@ -27,7 +27,15 @@ fn samples() -> Vec<Message<'static>> {
         Entry::Alert { level: 1, description: 0, tag: [7; 16] },
         Entry::Fin,
     ];
-    let up = Settled { client: 1, backend: 2, sequence: 3, generation: 4, ended: true, fin: false };
+    let up = Settled {
+        client: 1,
+        backend: 2,
+        sequence: 3,
+        generation: 4,
+        ended: true,
+        fin: false,
+        owes_key_update: true,
+    };
     let down = Delivered { backend: 1, client: 2, sequence: 3, generation: 4, index: 5, fin: true };
     alloc::vec![
         Message::View(View { number: 1, term: 2, owner: 3, in_sync: alloc::vec![(3, 4), (5, 6)] }),

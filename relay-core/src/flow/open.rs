@@ -32,8 +32,6 @@ pub struct Open {
     /// The last marks that were replicated, up and down.
     marked: [Option<Mark>; 2],
     ending: Ending,
-    /// The client asked for a KeyUpdate that could not be sealed yet (RFC 8446 section 4.6.3).
-    owes_key_update: bool,
     /// When the client has to have ended a flow that is over.
     linger_until: Option<Instant>,
     /// What both ends had said and acknowledged when they were heard last, and when that was.
@@ -87,7 +85,6 @@ impl Open {
             reported: (settled, delivered),
             marked: [None; 2],
             ending: Ending::No,
-            owes_key_update: false,
             linger_until: None,
             heard: None,
             idle_at: None,
@@ -112,7 +109,6 @@ impl Open {
             reported,
             marked: [None; 2],
             ending: Ending::No,
-            owes_key_update: false,
             linger_until: None,
             heard: None,
             idle_at: None,
@@ -311,11 +307,10 @@ impl Open {
             }
         };
         let mut entries = Vec::new();
-        self.owes_key_update |= asked.key_update;
-        if self.owes_key_update
+        if self.up.owes_key_update()
             && let Some(update) = self.down.key_update(client)?
         {
-            self.owes_key_update = false;
+            self.up.pay_key_update();
             entries.push(update);
         }
         if asked.renegotiation {

@@ -35,16 +35,16 @@ pub struct Up {
     /// Plaintext of this many bytes was produced.
     produced: u64,
     ended: bool,
+    /// The client asked for a KeyUpdate that is not sealed yet (RFC 8446 section 4.6.3).
+    owes_key_update: bool,
     pub hold: Hold,
     without_data: u32,
     record: Vec<u8>,
 }
 
-/// What the client asked for besides moving data.
+/// What the client asked for besides moving data, and besides a KeyUpdate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// A KeyUpdate of our own.
-    pub key_update: bool,
     /// A TLS 1.2 renegotiation, which is refused.
     pub renegotiation: bool,
 }
@@ -83,6 +83,7 @@ impl Up {
             settled,
             produced: settled.backend,
             ended: settled.ended,
+            owes_key_update: settled.owes_key_update,
             hold,
             without_data: 0,
             record: Vec::new(),
@@ -102,6 +103,19 @@ impl Up {
     /// Keys at [`Up::settled`].
     pub fn keys(&self) -> &DirectionState {
         &self.keys
+    }
+
+    /// Whether the client waits for a KeyUpdate of ours.
+    pub fn owes_key_update(&self) -> bool {
+        self.owes_key_update
+    }
+
+    /// The KeyUpdate is in the log.
+    pub fn pay_key_update(&mut self) {
+        self.owes_key_update = false;
+        for point in self.points.iter_mut().chain([&mut self.settled]) {
+            point.owes_key_update = false;
+        }
     }
 
     /// Plaintext bytes so far.
@@ -227,7 +241,7 @@ impl Up {
             ContentType::Alert => return Err(Violation::Farewell),
             ContentType::Handshake if tls13 => match plain {
                 [a, b, c, d, request @ 0..=1] if [*a, *b, *c, *d] == KEY_UPDATE => {
-                    asked.key_update |= *request == 1;
+                    self.owes_key_update |= *request == 1;
                     self.opener.update().map_err(Violation::from)?;
                 }
                 _ => return Err(UNEXPECTED),
@@ -246,6 +260,7 @@ impl Up {
             generation: self.opener.generation(),
             ended: self.ended,
             fin: false,
+            owes_key_update: self.owes_key_update,
         }
     }
 }

@@ -46,8 +46,8 @@ impl Shard {
                     Err(Reason::AcceptLimited)
                 }
                 Ok(accepted) if self.make_room(settings.flows_max) => {
-                    let config = &settings.client_tcp;
-                    let mut client = Connection::accept(config, *tuple, &accepted, now);
+                    let config = settings.client_tcp_of(&settings.listeners[listener]);
+                    let mut client = Connection::accept(&config, *tuple, &accepted, now);
                     let result = client.handle_segment(now, segment);
                     let handshake = Handshake::new(&settings.listeners[listener].tls)
                         .map_err(|_| Reason::FlowTableFull)?;

@@ -1,6 +1,6 @@
 //! What the operator chooses for every connection, and what follows from it.
 
-use super::established::Limits;
+use super::established::{Algorithm, Limits};
 use crate::frame::IpAddress;
 use crate::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Config {
     pub send_buffer: usize,
     /// What is done so that peers notice a takeover at once.
     pub wake: Wake,
+    /// How much is sent at a time, and how fast.
+    pub congestion: Algorithm,
     /// How long a silent peer is waited for.
     pub patience: Limits,
 }
@@ -49,6 +51,7 @@ impl Default for Config {
             receive_buffer: 4 << 20,
             send_buffer: 4 << 20,
             wake: Wake::default(),
+            congestion: Algorithm::default(),
             patience: Limits::default(),
         }
     }

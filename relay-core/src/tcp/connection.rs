@@ -318,7 +318,9 @@ impl Connection {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
                 self.receiver.on_timeout(now);
-                if !self.sender.on_timeout(now) || !self.patience.on_timeout(now) {
+                let goes_on = self.sender.on_timeout(now) && self.patience.on_timeout(now);
+                self.escape_black_hole();
+                if !goes_on {
                     self.close(Cause::TimedOut);
                 }
             }
@@ -375,6 +377,7 @@ fn fresh_halves(
         known: 0,
         window: peer_window,
         fin: None,
+        congestion: config.congestion,
     };
     let receiver = ReceiverStart {
         retained: 0,

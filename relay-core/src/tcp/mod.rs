@@ -30,6 +30,6 @@ pub use close::{Cause, Phase};
 pub use config::{Config, Wake};
 pub use connection::Connection;
 pub use cookie::{Accepted, Cookies};
-pub use established::{Limits, Mark};
+pub use established::{Algorithm, Limits, Mark};
 pub use segment::reset_for;
 pub use state::{State, StateError, Timestamps};

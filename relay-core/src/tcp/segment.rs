@@ -19,7 +19,7 @@ const MSS_DEFAULT_V6: u16 = 1220;
 /// The least MSS that is believed: a smaller one only serves to make us send many packets.
 const MSS_MIN: u16 = 216;
 /// Bytes that a timestamp takes of every segment, with its padding (RFC 7323 appendix A).
-const TIMESTAMP_BYTES: u16 = 12;
+pub(super) const TIMESTAMP_BYTES: u16 = 12;
 
 /// The RST that answers `segment` when there is no connection for it (RFC 9293 section 3.10.7.1).
 pub fn reset_for(segment: &TcpRepr) -> Option<TcpRepr<'static>> {
@@ -154,7 +154,7 @@ impl Connection {
         if self.wake_due || is_old || self.receiver.sack_due(now) {
             return Some(Action::Ack);
         }
-        if let Some(piece) = self.sender.next_piece() {
+        if let Some(piece) = self.sender.next_piece(now) {
             return Some(Action::Piece(piece));
         }
         if self.sender.persist_due() || self.patience.probe_due() {

@@ -157,6 +157,7 @@ impl Connection {
             known: state.sent_max,
             window: u64::from(state.peer_window),
             fin: state.fin_at,
+            congestion: config.congestion,
         };
         let receiver = ReceiverStart {
             retained: state.retained,

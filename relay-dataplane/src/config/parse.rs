@@ -115,6 +115,7 @@ pub(super) struct Listener {
     pub port: Spanned<i64>,
     pub snat: Spanned<Vec<Spanned<String>>>,
     pub backends: Spanned<Vec<Spanned<String>>>,
+    pub congestion: Option<Spanned<String>>,
     pub certificate: Spanned<Vec<Certificate>>,
     pub client_ca: Option<Spanned<String>>,
     pub client_auth: Option<Spanned<String>>,

@@ -8,6 +8,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use relay_core::tcp::Algorithm;
 use toml::Spanned;
 
 use super::error::{ConfigError, Source};
@@ -263,8 +264,20 @@ impl Resolver<'_> {
         let certificates = listener.certificate.get_ref().iter();
         let certificates =
             certificates.map(|pair| self.certificate(pair)).collect::<Result<_>>()?;
+        let congestion = self.congestion(listener.congestion.as_ref())?;
         let client_auth = self.client_auth(listener)?;
-        Ok(Listener { addresses, port, snat, backends, certificates, client_auth })
+        Ok(Listener { addresses, port, snat, backends, congestion, certificates, client_auth })
+    }
+
+    fn congestion(&self, name: Option<&Spanned<String>>) -> Result<Algorithm> {
+        match name.map(|name| (name, name.get_ref().as_str())) {
+            None | Some((_, "cubic")) => Ok(Algorithm::Cubic),
+            Some((_, "bbr")) => Ok(Algorithm::Bbr),
+            Some((name, other)) => {
+                let problem = format!("{other:?} is no congestion control");
+                Err(self.wrong(name, problem, "set it to cubic or bbr"))
+            }
+        }
     }
 
     fn snat(&mut self, snat: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<IpAddr>> {

@@ -82,6 +82,18 @@ fn a_valid_file_resolves_to_plain_values() {
 }
 
 #[test]
+fn listeners_choose_their_congestion_control() {
+    let directory = Directory::new();
+    let congestion = |lines: &str| {
+        let text = VALID.replace("port = 443\n", &format!("port = 443\n{lines}"));
+        directory.load(&text).unwrap().listeners[0].congestion
+    };
+    assert_eq!(congestion(""), Algorithm::Cubic);
+    assert_eq!(congestion("congestion = \"cubic\"\n"), Algorithm::Cubic);
+    assert_eq!(congestion("congestion = \"bbr\"\n"), Algorithm::Bbr);
+}
+
+#[test]
 fn clients_may_be_asked_for_certificates() {
     let directory = Directory::new();
     let required = |lines: &str| {
@@ -432,6 +444,11 @@ const FILES: &[Case] = &[
         "port = 443\n",
         "port = 443\nclient_auth = \"required\"\n",
         ":32: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
+    ),
+    (
+        "port = 443\n",
+        "port = 443\ncongestion = \"vegas\"\n",
+        ":32: listener[1].congestion: \"vegas\" is no congestion control: set it to cubic or bbr",
     ),
     (
         "port = 443\n",

@@ -16,6 +16,7 @@ pub mod client;
 pub mod conversation;
 pub mod counters;
 pub mod crowd;
+pub mod flood;
 
 use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};

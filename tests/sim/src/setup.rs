@@ -81,6 +81,8 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         port: PORT,
         snat: families.map(|ipv6| address(ipv6, 2, 100)).to_vec(),
         backends: vec![IpEndpoint::new(address(options.ipv6, 2, 10), BACKEND_PORT)],
+        // After a takeover the other algorithm goes on.
+        congestion: [tcp::Algorithm::Cubic, tcp::Algorithm::Bbr][index % 2],
         tls: tls::server(random.fork(), options.server_key, options.client_auth),
     };
     let settings = Settings {

@@ -55,6 +55,11 @@ impl Tls {
         Ok(Client { stream: StreamOwned::new(self.session()?, socket), buffer: vec![0; STEP] })
     }
 
+    /// Where the proxy is.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// The TLS side of a connection.
     pub fn session(&self) -> Result<ClientConnection> {
         let name = ServerName::try_from(SERVER_NAME)?;

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::lab::Options;
 use crate::lab::pki;
 use crate::lab::plan::{
-    BACKEND_PORT, CLIENT_NS, ENDPOINT_HOST, Network, PORT, SWITCH_NS, state_file,
+    BACKEND_PORT, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, Network, PORT, RAW_PORT, SWITCH_NS,
+    state_file,
 };
 use crate::lab::process::{Process, Signal};
-use crate::shell::{feed, in_namespace, inside, run, wait_for};
+use crate::lab::{Congestion, Options};
+use crate::shell::{feed, in_namespace, inside, output, run, wait_for};
 
 /// Its namespace.
 const NAMESPACE: &str = "rl-haproxy";
@@ -61,6 +62,12 @@ impl Haproxy {
         Ok(proxy)
     }
 
+    /// Congestion control of the connections that it accepts from now on.
+    pub fn set_congestion(&self, algorithm: Congestion) -> Result<()> {
+        let setting = format!("net.ipv4.tcp_congestion_control={}", algorithm.as_str());
+        output(in_namespace(NAMESPACE, "sysctl").args(["-q", "-w", &setting])).map(drop)
+    }
+
     /// Its only process.
     pub fn pid(&self) -> i32 {
         self.0.pid
@@ -84,7 +91,9 @@ fn remove() {
 fn attach(lab: &Options) -> Result<()> {
     let (mut links, mut own) = (format!("netns add {NAMESPACE}\n"), String::new());
     let mut settings = format!(
-        "set -e\necho {} > /proc/sys/net/ipv4/tcp_congestion_control\n",
+        "set -e\necho {} > /proc/sys/net/ipv4/tcp_congestion_control\n\
+         # No connection shall know what an earlier one met with.\n\
+         echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save\n",
         lab.congestion.as_str()
     );
     let mut switch = "set -e\n".to_owned();
@@ -133,6 +142,11 @@ frontend clients
     default_backend origin
 backend origin
     server origin {origin}:{BACKEND_PORT}
+frontend raw-clients
+    bind {own}:{RAW_PORT} ssl crt {certificate}
+    default_backend raw-origin
+backend raw-origin
+    server origin {origin}:{BACKEND_RAW_PORT}
 ",
         own = Haproxy::address(),
         certificate = state_file("haproxy.pem").display(),

@@ -5,9 +5,11 @@ mod client;
 mod cpu;
 mod haproxy;
 mod load;
+mod pair;
 mod pause;
 mod report;
 mod sample;
+mod tcp;
 mod workload;
 
 use std::env;
@@ -36,6 +38,8 @@ pub enum BenchCommand {
     Quick(Options),
     /// What clients and backends notice of a takeover: about two minutes per outage.
     Pause(pause::Options),
+    /// Throughput over a long and lossy line, of the relay and of the kernel's TCP: an hour.
+    Tcp(tcp::Options),
 }
 
 /// How to measure.
@@ -62,6 +66,7 @@ pub fn run(command: &BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Quick(options) => quick(options),
         BenchCommand::Pause(options) => pause::run(options),
+        BenchCommand::Tcp(options) => tcp::run(options),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod process;
 pub mod relay;
 mod serving;
 pub mod turn;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,6 +59,9 @@ pub struct Options {
     /// Congestion control of client and backend.
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
+    /// Congestion control of the relays toward clients; not said to them when it is not given.
+    #[arg(long, value_enum)]
+    pub relay_congestion: Option<Congestion>,
     /// How the relays wait for frames.
     #[arg(long, value_enum, default_value_t = Mode::Poll)]
     pub mode: Mode,
@@ -80,6 +84,7 @@ impl Default for Options {
             mtu: 1500,
             queues: 1,
             congestion: Congestion::Cubic,
+            relay_congestion: None,
             mode: Mode::Poll,
             timeout_ms: 100,
             heartbeat_ms: 5,
@@ -88,8 +93,8 @@ impl Default for Options {
     }
 }
 
-/// A congestion control algorithm of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+/// A congestion control algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub enum Congestion {
     /// RFC 9438.
     Cubic,

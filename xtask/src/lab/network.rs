@@ -49,7 +49,8 @@ pub fn remove() -> Result<()> {
         let links = run("ip", ["-n", SWITCH_NS, "-oneline", "link", "show", "type", "veth"])?;
         for line in links.lines() {
             let name = line.split([':', '@']).nth(1).unwrap_or("").trim();
-            run("ip", ["-n", SWITCH_NS, "link", "delete", name])?;
+            // It may be gone already, with the namespace of a proxy that has just ended.
+            let _ = run("ip", ["-n", SWITCH_NS, "link", "delete", name]);
         }
     }
     for name in ours {
@@ -183,7 +184,7 @@ fn settle_node(node: &Node, options: &Options) -> Result<()> {
 }
 
 /// AF_XDP receivers see what the sender left undone: unfinished checksums and super-segments.
-fn offloads_off(device: &str) -> String {
+pub(super) fn offloads_off(device: &str) -> String {
     format!("ethtool -K {device} tx off tso off gso off gro off > /dev/null\n")
 }
 

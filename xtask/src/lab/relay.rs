@@ -125,14 +125,17 @@ timeout_ms = {timeout}
         text,
         "\n[virtual_mac]\nclient = \"{CLIENT_VIRTUAL_MAC}\"\nbackend = \"{BACKEND_VIRTUAL_MAC}\"\n"
     )?;
-    text += &listener(PORT, BACKEND_PORT, "")?;
-    text += &listener(RAW_PORT, BACKEND_RAW_PORT, "")?;
-    let client_auth = format!("client_ca = \"{}\"\n", pki::ca().display());
+    let congestion = options
+        .relay_congestion
+        .map_or_else(String::new, |algorithm| format!("congestion = \"{}\"\n", algorithm.as_str()));
+    text += &listener(PORT, BACKEND_PORT, &congestion)?;
+    text += &listener(RAW_PORT, BACKEND_RAW_PORT, &congestion)?;
+    let client_auth = format!("{congestion}client_ca = \"{}\"\n", pki::ca().display());
     text += &listener(CLIENT_AUTH_PORT, BACKEND_PORT, &client_auth)?;
     Ok(text)
 }
 
-fn listener(port: u16, backend_port: u16, client_auth: &str) -> Result<String> {
+fn listener(port: u16, backend_port: u16, more: &str) -> Result<String> {
     let mut text = format!(
         "
 [[listener]]
@@ -140,7 +143,7 @@ addresses = [\"{v4}\", \"{v6}\"]
 port = {port}
 snat = [\"{snat4}\", \"{snat6}\"]
 backends = [\"{backend}:{backend_port}\"]
-{client_auth}",
+{more}",
         v4 = vip(false),
         v6 = vip(true),
         snat4 = Network::Backend.v4(VIRTUAL_HOST),
@@ -165,6 +168,7 @@ fn key_file() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::Congestion;
 
     #[test]
     fn configuration_is_toml_and_names_every_peer() {
@@ -177,5 +181,18 @@ mod tests {
         let listeners = config["listener"].as_array().unwrap();
         assert_eq!(listeners[1]["backends"][0].as_str(), Some("10.99.2.10:9000"));
         assert_eq!(listeners[0]["certificate"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn congestion_control_is_said_only_when_it_was_chosen() {
+        let parse =
+            |options: &Options| -> toml::Table { config(1, options).unwrap().parse().unwrap() };
+        let silent = parse(&Options::default());
+        assert!(silent["listener"][0].get("congestion").is_none());
+        let relay_congestion = Some(Congestion::Bbr);
+        let chosen = parse(&Options { relay_congestion, ..Options::default() });
+        for listener in chosen["listener"].as_array().unwrap() {
+            assert_eq!(listener["congestion"].as_str(), Some("bbr"));
+        }
     }
 }

@@ -24,6 +24,8 @@ pub struct Peer {
     pub stream: Vec<u8>,
     /// How far it has spoken; the FIN counts, as everywhere.
     said: u64,
+    /// SND.NXT: the highest that it has spoken of.
+    highest: u64,
     /// What the relay has acknowledged.
     pub acked: u64,
     /// The end of the relay's window.
@@ -57,6 +59,7 @@ impl Peer {
             acked,
             edge: acked + WINDOW,
             heard: Vec::new(),
+            highest: acked,
             early: BTreeMap::new(),
             fin: None,
             own_ack: 0,
@@ -89,6 +92,7 @@ impl Peer {
             let ends = to == end;
             self.segment(now, relay, from..to, ends && skipped == 0);
             from = to + u64::from(ends);
+            self.highest = self.highest.max(from);
         }
         if skipped == 0 {
             self.said = self.said.max(from);
@@ -115,7 +119,7 @@ impl Peer {
     /// Resets the connection.
     pub fn reset(&mut self, now: Instant, relay: &mut Connection) {
         self.has_reset = true;
-        self.send(now, relay, (TcpControl::Rst, self.said), &[]);
+        self.send(now, relay, (TcpControl::Rst, self.highest), &[]);
     }
 
     fn segment(

@@ -1,15 +1,21 @@
 //! A synchronized connection: the checks that every segment goes through (RFC 9293 section
 //! 3.10.7.4, RFC 5961, RFC 7323), in their order.
 
+mod acks;
 mod congestion;
+mod episode;
 mod flow_control;
 mod lag;
 mod offer;
+mod pacing;
 mod patience;
+mod rack;
+mod rate;
 mod receiver;
-mod recovery;
 mod rtt;
+mod scoreboard;
 mod sender;
+mod timers;
 
 use smoltcp::wire::TcpControl;
 
@@ -20,11 +26,13 @@ use crate::frame::TcpRepr;
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
 
+use acks::Acknowledgement;
+pub use congestion::Algorithm;
 pub use lag::Mark;
 pub use patience::Limits;
 pub(super) use patience::Patience;
 pub(super) use receiver::{Receiver, Start as ReceiverStart};
-use sender::Acknowledgement;
+use scoreboard::Blocks;
 pub(super) use sender::{Piece, Sender, Start as SenderStart};
 
 /// Least time between two challenge ACKs of a connection (RFC 5961 section 7): enough for every
@@ -198,26 +206,51 @@ impl Connection {
         let bare = segment.payload.is_empty()
             && segment.control != TcpControl::Fin
             && ack + window == self.sender.window.right();
-        let sacks = segment.sack_ranges.map(|range| self.sack_block(range?, ack));
+        let (sacks, duplicate) = self.sack_blocks(segment, ack);
         let catching_up = self.sender.is_catching_up();
         self.sender.window.update(start, ack, una, window);
-        self.sender.on_ack(now, &Acknowledgement { offset: ack, sacks, bare });
+        let echo = self.echo(now, segment);
+        let ack_now = Acknowledgement { offset: ack, sacks, duplicate, bare, echo };
+        self.sender.on_ack(now, &ack_now);
         // Our waking ACK was old to this peer, so it was ignored.
         let was_old = self.woken_at.is_some_and(|at| ack > at);
         self.wake_due |= catching_up && ack > una && was_old;
     }
 
-    /// A SACK block as offsets, cut to what was sent. Blocks at or below the acknowledgement tell
-    /// of duplicates (RFC 2883), which nobody asks about.
-    fn sack_block(&self, (left, right): (u32, u32), ack: u64) -> Option<(u64, u64)> {
+    /// The SACK blocks as offsets, cut to what was sent, and the duplicate that the first of them may
+    /// report instead: it lies below the acknowledgement or within the second (RFC 2883 section 4).
+    fn sack_blocks(&self, segment: &TcpRepr, ack: u64) -> (Blocks, Option<(u64, u64)>) {
         if !self.options.sack {
-            return None;
+            return ([None; 3], None);
         }
+        let [first, second, third] = segment.sack_ranges.map(|range| self.sack_block(range?, ack));
+        let is_sack = |block: &(u64, u64)| ack < block.0;
+        let repeats = |(start, end): &(u64, u64)| {
+            let within = |outer: (u64, u64)| outer.0 <= *start && *end <= outer.1;
+            *end <= ack || second.filter(is_sack).is_some_and(within)
+        };
+        let sacks = [first, second, third].map(|block| block.filter(is_sack));
+        (sacks, first.filter(repeats))
+    }
+
+    fn sack_block(&self, (left, right): (u32, u32), ack: u64) -> Option<(u64, u64)> {
         let offset = |sequence: u32| {
             let sequence = smoltcp::wire::TcpSeqNumber(sequence as i32);
             u64::try_from(self.outbound.offset(sequence, ack)).ok()
         };
         let (start, end) = (offset(left)?, offset(right)?.min(self.sender.next()));
-        (ack < start && start < end).then_some((start, end))
+        (start < end).then_some((start, end))
+    }
+
+    /// When our segment was sent whose timestamp is echoed, in milliseconds. Timestamps of the node
+    /// before us tell nothing.
+    fn echo(&self, now: Instant, segment: &TcpRepr) -> Option<u64> {
+        let (ours, theirs) = (self.options.timestamps?, segment.timestamp?);
+        if self.sender.is_catching_up() {
+            return None;
+        }
+        let age = ours.value(now).wrapping_sub(theirs.tsecr);
+        // What seems to come from the future was never sent.
+        (age < 1 << 31).then(|| now.as_millis().saturating_sub(u64::from(age)))
     }
 }

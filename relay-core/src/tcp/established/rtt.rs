@@ -22,7 +22,7 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Takes a sample; never one of a retransmitted segment (Karn's algorithm).
-    pub fn sample(&mut self, now: Instant, rtt: Duration) {
+    pub fn sample(&mut self, rtt: Duration) {
         match self.smoothed {
             None => {
                 self.smoothed = Some(rtt);
@@ -33,6 +33,10 @@ impl Rtt {
                 self.smoothed = Some((smoothed * 7 + rtt) / 8);
             }
         }
+    }
+
+    /// Takes a sample for the minimum: that of the newest segment, whose ACK waited least.
+    pub fn sample_minimum(&mut self, now: Instant, rtt: Duration) {
         match self.minimum {
             Some((least, since)) if least <= rtt && now.since(since) < MIN_RTT_AGE => {}
             _ => self.minimum = Some((rtt, now)),
@@ -69,13 +73,13 @@ mod tests {
     fn rfc_6298_timeout_follows_samples_and_backs_off() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(0), RTO_INITIAL);
-        rtt.sample(Instant::ZERO, Duration::from_millis(100));
+        rtt.sample(Duration::from_millis(100));
         assert_eq!(rtt.timeout(0), Duration::from_millis(300));
         assert_eq!(rtt.timeout(1), Duration::from_millis(600));
         assert_eq!(rtt.timeout(30), RTO_MAX);
-        rtt.sample(Instant::ZERO, Duration::from_millis(20));
+        rtt.sample_minimum(Instant::ZERO, Duration::from_millis(20));
         assert_eq!(rtt.minimum(), Duration::from_millis(20));
-        rtt.sample(Instant::ZERO + MIN_RTT_AGE, Duration::from_millis(50));
+        rtt.sample_minimum(Instant::ZERO + MIN_RTT_AGE, Duration::from_millis(50));
         assert_eq!(rtt.minimum(), Duration::from_millis(50));
     }
 }

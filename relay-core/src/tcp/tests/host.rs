@@ -109,6 +109,7 @@ impl Host {
             connection.release_handshake();
         }
         if connection.phase() != Phase::Open {
+            self.held.clear(); // Nobody waits for it any more.
             return;
         }
         connection.set_send_limit(u64::MAX);

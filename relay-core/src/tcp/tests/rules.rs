@@ -9,11 +9,11 @@ use crate::tcp::segment::blank;
 use crate::tcp::{Accepted, Cause, Connection, Phase, Timestamps, reset_for};
 use crate::time::{Duration, Instant};
 
-const ISS: u32 = 0xffff_fff0;
+pub(super) const ISS: u32 = 0xffff_fff0;
 const IRS: u32 = 0x7fff_fff0;
-const TS: u32 = 5_000;
+pub(super) const TS: u32 = 5_000;
 
-fn accepted(timestamps: bool) -> Accepted {
+pub(super) fn accepted(timestamps: bool) -> Accepted {
     Accepted {
         iss: ISS,
         irs: IRS,
@@ -30,7 +30,7 @@ pub(super) fn open() -> Connection {
     open_with(&accepted(false))
 }
 
-fn open_with(accepted: &Accepted) -> Connection {
+pub(super) fn open_with(accepted: &Accepted) -> Connection {
     let mut connection = Connection::accept(&small_config(), tuple(0, false), accepted, START);
     let stamp = accepted.timestamps.map(|_| TcpTimestampRepr::new(TS, 0));
     let ack = TcpRepr { timestamp: stamp, ..segment(0, 0, b"") };
@@ -425,7 +425,7 @@ fn rfc_9293_a_lost_window_update_is_asked_after_even_when_nothing_is_queued() {
     let probe = expect_ack(&mut connection, at, 0);
     assert_eq!(seq_of(&probe), -1, "it must be answered");
     connection.handle_segment(at, &segment(0, 0, b"")).expect("an ACK");
-    assert_eq!((connection.poll_timeout(), connection.send_budget()), (None, 14_600));
+    assert_eq!((connection.poll_timeout(), connection.send_budget()), (None, 34_634));
 }
 
 #[test]

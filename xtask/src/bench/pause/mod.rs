@@ -1,10 +1,10 @@
 //! The pause: what clients and backends notice when the owner dies in the middle of a transfer.
 //! docs/BENCHMARKS.md says what is measured.
 
-mod flow;
+pub mod flow;
 mod sample;
 mod table;
-mod trial;
+pub mod trial;
 
 use std::fs;
 use std::path::PathBuf;

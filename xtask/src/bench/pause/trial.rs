@@ -1,24 +1,20 @@
 //! One trial: connections, the loss of the owner, and what the receivers noticed.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::sockopt::set_tcp_congestion;
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::StreamOwned;
 
 use super::flow::{End, Flow, Shape, Stage};
 use crate::bench::client::Tls;
-use crate::lab::plan::{
-    BACKEND_NS, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, Network, RAW_PORT, vip,
-};
+use crate::bench::pair;
+use crate::lab::plan::vip;
 use crate::lab::{Congestion, How, Lab, relay};
-use crate::shell::{inside, wait_for};
+use crate::shell::wait_for;
 
 /// How long connections may take to begin.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
@@ -61,29 +57,53 @@ pub struct Trials<'a> {
 impl<'a> Trials<'a> {
     /// Trials in a lab that serves.
     pub fn new(lab: &'a mut Lab) -> Result<Self> {
-        let address = (Network::Backend.v4(ENDPOINT_HOST), BACKEND_RAW_PORT);
-        let listener = inside(BACKEND_NS, || Ok(TcpListener::bind(address)?))?;
-        listener.set_nonblocking(true)?;
-        Ok(Trials { lab, listener, tls: Tls::new(vip(false))? })
+        Ok(Trials { lab, listener: pair::listen()?, tls: Tls::new(vip(false))? })
     }
 
     /// One connection of each shape, the loss of the owner, and the return of the lost relay.
     pub fn run(&mut self, shapes: &[Shape], congestion: Congestion) -> Result<Vec<Pause>> {
+        let owner = self.lab.owner(None)?;
+        let pauses =
+            self.play(shapes, congestion, |lab, flows, stage| watch(lab, &owner, flows, stage))?;
+        self.recover()?;
+        Ok(pauses)
+    }
+
+    /// The same bulk transfers for as long, but nobody is lost: what the path alone does.
+    pub fn control(
+        &mut self,
+        shapes: &[Shape],
+        congestion: Congestion,
+        outage: Duration,
+    ) -> Result<Vec<Pause>> {
+        self.play(shapes, congestion, |_, flows, stage| {
+            begin(flows)?;
+            stage.kill_now();
+            thread::sleep(outage + AFTERMATH);
+            Ok(pauses(flows, Duration::ZERO, Instant::now()))
+        })
+    }
+
+    fn play(
+        &mut self,
+        shapes: &[Shape],
+        congestion: Congestion,
+        watch: impl FnOnce(&mut Lab, &[Flow], &Stage) -> Result<Vec<Pause>>,
+    ) -> Result<Vec<Pause>> {
         let flows: Vec<Flow> = shapes.iter().map(|shape| Flow::new(*shape)).collect();
         let (stage, sockets) = (Stage::default(), Mutex::new(Vec::new()));
         let Trials { lab, listener, tls } = self;
-        let owner = lab.owner(None)?;
-        let measured = thread::scope(|scope| {
+        thread::scope(|scope| {
             let played = (|| {
                 for (index, flow) in flows.iter().enumerate() {
-                    let (client, backend) = connect(tls, listener, index as u8, congestion)?;
+                    let (client, backend) = pair::connect(tls, listener, index as u8, congestion)?;
                     let mut known = sockets.lock().expect("no thread panics with it");
                     known.extend([client.sock.try_clone()?, backend.try_clone()?]);
                     let (mut client, mut backend, stage) = (client, backend, &stage);
                     scope.spawn(move || flow.play(End::Client, &mut client, stage));
                     scope.spawn(move || flow.play(End::Backend, &mut backend, stage));
                 }
-                watch(lab, &owner, &flows, &stage)
+                watch(lab, &flows, &stage)
             })();
             stage.end();
             for socket in sockets.lock().expect("no thread panics with it").iter() {
@@ -91,10 +111,7 @@ impl<'a> Trials<'a> {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             played
-        });
-        let pauses = measured?;
-        self.recover()?;
-        Ok(pauses)
+        })
     }
 
     /// Waits until there are an owner and a backup, starting whom it takes.
@@ -111,33 +128,6 @@ impl<'a> Trials<'a> {
             Ok(())
         })
     }
-}
-
-type Client = StreamOwned<rustls::ClientConnection, TcpStream>;
-
-/// A connection through the relay; its first byte has arrived.
-fn connect(
-    tls: &Tls,
-    listener: &TcpListener,
-    index: u8,
-    congestion: Congestion,
-) -> Result<(Client, TcpStream)> {
-    let socket = inside(CLIENT_NS, || Ok(TcpStream::connect((vip(false), RAW_PORT))?))?;
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PAUSE_LIMIT))?;
-    set_tcp_congestion(&socket, congestion.as_str())?;
-    let mut client = StreamOwned::new(tls.session()?, socket);
-    client.write_all(&[index])?;
-    client.flush()?;
-    let mut backend = wait_for("a connection", BEGIN_LIMIT, || Ok(listener.accept()?.0))?;
-    backend.set_nonblocking(false)?;
-    backend.set_nodelay(true)?;
-    backend.set_read_timeout(Some(PAUSE_LIMIT))?;
-    set_tcp_congestion(&backend, congestion.as_str())?;
-    let mut first = [0];
-    backend.read_exact(&mut first)?;
-    ensure!(first == [index], "a connection of an earlier trial");
-    Ok((client, backend))
 }
 
 fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Vec<Pause>> {
@@ -162,11 +152,7 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
         }
         spin(random(BURST_SPREAD));
     } else {
-        wait_for("traffic", BEGIN_LIMIT, || {
-            ensure!(flows.iter().all(Flow::has_begun), "a connection stands still");
-            Ok(())
-        })?;
-        thread::sleep(WARM_UP + random(WARM_UP_SPREAD));
+        begin(flows)?;
     }
     let (killed_at, killed) = (SystemTime::now(), stage.kill_now());
     kill_process(pid, Signal::KILL)?;
@@ -189,8 +175,22 @@ fn watch(lab: &mut Lab, owner: &str, flows: &[Flow], stage: &Stage) -> Result<Ve
         Ok(())
     })?;
     thread::sleep(AFTERMATH);
+    Ok(pauses(flows, detection, takeover))
+}
+
+/// Waits until bulk transfers are in full swing.
+fn begin(flows: &[Flow]) -> Result<()> {
+    wait_for("traffic", BEGIN_LIMIT, || {
+        ensure!(flows.iter().all(Flow::has_begun), "a connection stands still");
+        Ok(())
+    })?;
+    thread::sleep(WARM_UP + random(WARM_UP_SPREAD));
+    Ok(())
+}
+
+fn pauses(flows: &[Flow], detection: Duration, takeover: Instant) -> Vec<Pause> {
     let pause = |flow: &Flow| Pause { shape: flow.shape, detection, length: flow.pause(takeover) };
-    Ok(flows.iter().map(pause).collect())
+    flows.iter().map(pause).collect()
 }
 
 fn log(name: &str) -> Result<String> {

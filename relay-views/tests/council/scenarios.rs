@@ -1,0 +1,144 @@
+//! Scenarios with names: what the operator was promised.
+
+use std::time::Duration;
+
+use relay_views::council::Council;
+use relay_views::id::{NodeId, NodeSet};
+use relay_views::view::State;
+
+use crate::world::{Fault, MILLI, World};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn settled(seed: u64, relays: u8, witnesses: u8) -> World {
+    let founders = if seed.is_multiple_of(2) { 1 } else { (relays + witnesses).into() };
+    let mut world = World::new(seed, relays, witnesses, founders);
+    let at_rest = world.run_until(PATIENCE, |world| world.unrest().is_none());
+    assert!(at_rest.is_some(), "seed {seed}: {}", world.picture());
+    // Followers learn that the last voter is one.
+    world.run_for(MILLI * 50);
+    world
+}
+
+/// The newest view among `among` says that `node` is dead and owns nothing.
+fn is_out(world: &World, node: NodeId) -> bool {
+    let views = world.nodes.values().filter_map(|node| node.view());
+    let view = views.max_by_key(|view| view.number).unwrap();
+    let dead = view.members[&node].state == State::Dead;
+    dead && view.buckets.iter().all(|bucket| bucket.owner != Some(node))
+}
+
+#[test]
+fn with_one_witness_all_relays_but_one_may_die_one_after_another() {
+    let mut times = Vec::new();
+    for relays in 2..=5u8 {
+        for seed in 0..6 {
+            let mut world = settled(seed, relays, 1);
+            for death in 0..relays - 1 {
+                let up: Vec<_> =
+                    world.relays().into_iter().filter(|id| world.up().contains(id)).collect();
+                // The leader every second time, if it is a relay.
+                let leader = world.leader().filter(|id| up.contains(id) && death % 2 == 0);
+                let victim = leader.unwrap_or(up[seed as usize % up.len()]);
+                world.happen(Fault::Crash(victim));
+                let took = world.run_until(PATIENCE, |world| is_out(world, victim));
+                times.push(took.unwrap_or_else(|| panic!("seed {seed}: {relays} relays, {death}")));
+                // The voters follow.
+                world.run_for(MILLI * 200);
+            }
+            for id in world.relays() {
+                world.happen(Fault::Start(id));
+            }
+            let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+            assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+        }
+    }
+    times.sort_unstable();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("{} deaths: next view after {median:?}, at most {worst:?}", times.len());
+    assert!(worst < MILLI * 250, "{worst:?}");
+}
+
+#[test]
+fn with_a_witness_for_each_relay_but_one_they_may_die_at_once() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 3, 2);
+        for id in [1, 2].map(NodeId) {
+            world.happen(Fault::Crash(id));
+        }
+        let out = |world: &World| is_out(world, NodeId(1)) && is_out(world, NodeId(2));
+        assert!(world.run_until(PATIENCE, out).is_some(), "seed {seed}");
+    }
+}
+
+#[test]
+fn two_losses_of_three_voters_wait_and_lose_nothing() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 2, 1);
+        let number = world.checker.newest();
+        world.happen(Fault::Split(NodeSet::of(NodeId(1))));
+        world.happen(Fault::Crash(NodeId(10)));
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(world.checker.newest(), number, "seed {seed}: decided without a quorum");
+        world.happen(Fault::Start(NodeId(10)));
+        let out = world.run_until(PATIENCE, |world| is_out(world, NodeId(1)));
+        assert!(out.is_some(), "seed {seed}: {}", world.picture());
+        world.happen(Fault::Heal);
+        let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+        assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+        let view = world.nodes[&NodeId(2)].view().unwrap();
+        assert!(view.buckets.iter().all(|bucket| bucket.since == 1), "nothing was lost");
+    }
+}
+
+#[test]
+fn a_full_disk_makes_a_node_abstain_and_nothing_else() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 3, 2);
+        let full = world.leader().unwrap();
+        world.happen(Fault::DiskFull(full, true));
+        // Something has to be written for the disk to matter.
+        let victim = world.relays().into_iter().find(|id| *id != full).unwrap();
+        world.happen(Fault::Pause(victim, MILLI * 300));
+        assert!(world.run_until(PATIENCE, |world| is_out(world, victim)).is_some(), "seed {seed}");
+        let abstains = |council: &Council| council.status().abstains;
+        assert!(world.nodes[&full].council.as_ref().is_some_and(abstains));
+        world.happen(Fault::DiskFull(full, false));
+        let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+        assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+    }
+}
+
+#[test]
+fn a_replaced_disk_is_another_seat() {
+    for (seed, node) in (0..6).flat_map(|seed| [(seed, NodeId(2)), (seed, NodeId(10))]) {
+        let mut world = settled(seed, 3, 1);
+        world.happen(Fault::Crash(node));
+        world.happen(Fault::Wipe(node));
+        world.happen(Fault::Start(node));
+        let seat = world.nodes[&node].disk.seat();
+        let back = |world: &World| {
+            world.unrest().is_none() && {
+                let leader = world.leader().and_then(|id| world.nodes[&id].council.as_ref());
+                leader.is_some_and(|council| council.status().voters.contains(&seat))
+            }
+        };
+        let took = world.run_until(PATIENCE, back);
+        assert!(took.is_some(), "seed {seed}: {node}: {}", world.picture());
+    }
+}
+
+#[test]
+fn who_is_deaf_ejects_nobody_for_long() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 4, 1);
+        let all: NodeSet = world.ids().into_iter().collect();
+        let deaf = NodeSet::of(NodeId(3));
+        world.happen(Fault::Deafen { from: all, to: deaf });
+        world.run_for(MILLI * 500);
+        let views = world.nodes.values().filter_map(|node| node.view());
+        let view = views.max_by_key(|view| view.number).unwrap();
+        let expected: NodeSet = [1, 2, 4].map(NodeId).into_iter().collect();
+        assert_eq!(view.alive(), expected, "seed {seed}");
+    }
+}
