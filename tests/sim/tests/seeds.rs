@@ -52,10 +52,3 @@ fn seed_2061_a_commit_of_the_handshake_does_not_release_an_ack_of_the_open_flow(
 fn seed_3423_an_ack_that_ends_at_a_hole_keeps_what_was_sent_above_it() {
     check_plain(3_423);
 }
-
-/// Nobody heard the owner, which was slow: what its backup said waited in its rings. That is a
-/// cluster link cut both ways, which two relays do not survive and the swarm must leave out.
-#[test]
-fn seed_103_a_slow_owner_is_not_muted_as_well() {
-    assert!(run_swarm(103, Swarm::Short).failures.is_empty());
-}
