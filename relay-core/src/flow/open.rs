@@ -354,6 +354,9 @@ impl Open {
     /// Replicates bytes that have waited too long, or arrived out of order.
     fn replicate_held(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         let settled = (self.up.settled_offset(), self.down.delivered_offset());
+        let alone = turn.replicas.is_alone();
+        self.up.hold.set_free(alone);
+        self.down.hold.set_free(alone);
         let client = &client.connection;
         let due =
             self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());

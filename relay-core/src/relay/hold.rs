@@ -45,6 +45,7 @@ struct Pace {
 #[derive(Clone, Debug)]
 pub struct Hold {
     hold: HoldTime,
+    free: bool,
     pace: Option<Pace>,
     /// Handed to the replication.
     pushed: Ranges,
@@ -60,7 +61,13 @@ impl Hold {
     /// A stream whose bytes below `settled` are settled.
     pub fn new(hold: HoldTime, settled: u64) -> Self {
         let (pushed, safe) = (Ranges::default(), Ranges::default());
-        Hold { hold, pace: None, pushed, safe, settled, mark: None }
+        Hold { hold, free: false, pace: None, pushed, safe, settled, mark: None }
+    }
+
+    /// Says whether replication costs nothing, because nobody takes it: then bytes wait for nothing
+    /// that could be had at once.
+    pub fn set_free(&mut self, free: bool) {
+        self.free = free;
     }
 
     /// Which ranges have to be replicated now. The caller replicates them at once.
@@ -169,6 +176,7 @@ impl Hold {
 
     fn time(&self) -> Option<Duration> {
         match self.hold {
+            HoldTime::Measured | HoldTime::Fixed(_) if self.free => Some(Duration::ZERO),
             HoldTime::Measured => {
                 let interval = self.pace.map_or(Duration::ZERO, |pace| pace.interval);
                 Some((interval * 2).clamp(MEASURED_MIN, MEASURED_MAX))
@@ -249,6 +257,15 @@ mod tests {
         assert_eq!(never.due(at(1_000_000), 0, 9, [20..30].into_iter()), []);
         never.commit_settled(9);
         assert_eq!(never.ack_limit(), 9);
+    }
+
+    #[test]
+    fn nothing_waits_for_a_replica_that_is_not_there() {
+        let mut hold = Hold::new(HOLD, 0);
+        hold.set_free(true);
+        assert_eq!(hold.due(at(0), 0, 100, none()), [0..100]);
+        hold.set_free(false);
+        assert_eq!(hold.due(at(0), 0, 200, none()), []);
     }
 
     #[test]

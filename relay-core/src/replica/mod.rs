@@ -172,6 +172,11 @@ impl Replicas {
         self.peers.iter_mut().filter(|p| p.is_gate()).map(|p| p.acked(last)).min().unwrap_or(last)
     }
 
+    /// Whether nobody takes any message.
+    pub fn is_alone(&self) -> bool {
+        self.peers.iter().all(|peer| peer.standing == Standing::Out)
+    }
+
     /// Whether somebody has to acknowledge anything.
     pub fn has_gates(&self) -> bool {
         self.peers.iter().any(Peer::is_gate)

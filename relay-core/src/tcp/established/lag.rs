@@ -8,6 +8,7 @@
 //! On a leg with small flights four segments would be much. There the ACK stays one segment behind:
 //! an ACK that advances lets the peer send, and what follows from our answer to that is the same.
 
+use core::ops::RangeInclusive;
 use std::collections::VecDeque;
 
 use crate::time::{Duration, Instant};
@@ -15,8 +16,11 @@ use crate::time::{Duration, Instant};
 /// Segments that the wire ACK stays behind: a hole of one, and three that are SACKed above it
 /// (DupThresh of RFC 6675 section 2: with fewer of them a sender waits for reordering).
 const SEGMENTS: usize = 4;
-/// A leg without a segment for this long is idle: what was kept back is acknowledged.
-const IDLE: Duration = Duration::from_millis(5);
+/// A leg without a segment for this long pauses: no more than one segment is kept back.
+const PAUSE: Duration = Duration::from_millis(5);
+/// A leg without a segment for a round trip, within these bounds, is idle: everything is
+/// acknowledged. The next flight would have come by then.
+const IDLE: RangeInclusive<Duration> = PAUSE..=Duration::from_millis(50);
 /// A leg is in full swing when so many bytes have come since it was idle. Requests and responses
 /// stay below it, and are acknowledged without delay.
 const BULK: u64 = 64 * 1024;
@@ -63,6 +67,9 @@ pub(crate) struct Lag {
     /// How many of them are full swing.
     bulk: u64,
     last_at: Option<Instant>,
+    idle: Duration,
+    /// No more than one segment is kept back until the next one comes.
+    pauses: bool,
     release_at: Option<Instant>,
     /// The current flight ends when this offset is acknowledged.
     flight_end: u64,
@@ -74,6 +81,7 @@ pub(crate) struct Lag {
     /// Everything that has come may be acknowledged: if nothing more comes, that is the sender's
     /// own will. (Else it may wait for our ACKs.)
     is_allowed: bool,
+    limit: u64,
     mark: Option<Mark>,
     /// Where the acknowledgement stays.
     kept: Option<u64>,
@@ -87,12 +95,15 @@ impl Lag {
             since: 0,
             bulk: BULK,
             last_at: None,
+            idle: PAUSE,
+            pauses: false,
             release_at: None,
             flight_end: 0,
             flight: 0,
             is_long: false,
             trains: [0; 2],
             is_allowed: false,
+            limit: 0,
             mark: None,
             kept: None,
         }
@@ -105,13 +116,14 @@ impl Lag {
         }
         if self.runs.back().is_none_or(|run| run.end != start) {
             self.restart(start);
-        } else if self.is_idle(now) {
+        } else if self.was_quiet(now, self.idle) {
             (self.since, self.bulk) = (start, BULK);
         }
-        let pauses = self.last_at.is_none_or(|at| now.since(at) >= IDLE);
+        let pauses = self.last_at.is_none_or(|at| now.since(at) >= PAUSE);
         self.trains =
             if pauses { [1, self.trains[0]] } else { [self.trains[0] + 1, self.trains[1]] };
         self.last_at = Some(now);
+        self.pauses = false;
         let length = end - start;
         match self.runs.back_mut() {
             Some(run) if run.length == length => run.end = end,
@@ -142,8 +154,9 @@ impl Lag {
 
     /// Acknowledgements are allowed up to `limit` of what has come.
     pub fn limit(&mut self, limit: u64) {
+        self.limit = limit;
         self.is_allowed = limit >= self.end();
-        self.mark = self.mark_at(limit);
+        self.mark = self.mark_at(limit).filter(|_| !self.pauses);
         let one = || self.ends_below::<1>(limit).map(|(ack, _)| ack);
         self.kept = match self.mark {
             Some(mark) => Some(mark.ack),
@@ -155,7 +168,8 @@ impl Lag {
                 while self.runs.front().is_some_and(|run| run.end <= ack) {
                     self.runs.pop_front();
                 }
-                self.release_at.get_or_insert(at + IDLE);
+                let due = at + self.wait();
+                self.release_at = Some(self.release_at.map_or(due, |before| before.min(due)));
             }
             _ => self.release_at = None,
         }
@@ -179,24 +193,40 @@ impl Lag {
         self.release_at
     }
 
-    /// True when the leg has become idle, so that the rest may be acknowledged.
+    /// A round trip takes `rtt`.
+    pub fn set_round_trip(&mut self, rtt: Duration) {
+        self.idle = rtt.clamp(*IDLE.start(), *IDLE.end());
+    }
+
+    /// True when the leg pauses or is idle, so that more may be acknowledged.
     pub fn on_timeout(&mut self, now: Instant) -> bool {
         if self.release_at.is_none_or(|at| at > now) {
             return false;
         }
-        if !self.is_idle(now) {
-            let later = self.last_at.map(|at| at + IDLE).filter(|at| *at > now);
-            self.release_at = Some(later.unwrap_or(now + IDLE));
+        let wait = self.wait();
+        if !self.was_quiet(now, wait) {
+            let later = self.last_at.map(|at| at + wait).filter(|at| *at > now);
+            self.release_at = Some(later.unwrap_or(now + wait));
             return false;
         }
-        (self.since, self.bulk) = (self.end(), BULK);
         self.release_at = None;
-        (self.mark, self.kept) = (None, None);
+        if self.mark.take().is_some() && self.idle > PAUSE {
+            self.pauses = true;
+            self.limit(self.limit);
+            return true;
+        }
+        (self.since, self.bulk) = (self.end(), BULK);
+        self.kept = None;
         true
     }
 
-    fn is_idle(&self, now: Instant) -> bool {
-        self.is_allowed && self.last_at.is_some_and(|at| now.since(at) >= IDLE)
+    /// How long what is kept back waits for the next segment.
+    fn wait(&self) -> Duration {
+        if self.mark.is_some() { PAUSE } else { self.idle }
+    }
+
+    fn was_quiet(&self, now: Instant, time: Duration) -> bool {
+        self.is_allowed && self.last_at.is_some_and(|at| now.since(at) >= time)
     }
 
     fn is_active(&self) -> bool {

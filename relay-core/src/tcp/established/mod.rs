@@ -60,6 +60,7 @@ impl Connection {
         if let Some(ack) = ack {
             self.handle_ack(now, (start, ack), segment);
         }
+        self.receiver.set_round_trip(self.sender.round_trip());
         let fin = segment.control == TcpControl::Fin;
         let mut taken = Ok(());
         if fin || !segment.payload.is_empty() {

@@ -235,6 +235,11 @@ impl Receiver {
         self.schedule_ack(now);
     }
 
+    /// A round trip takes `rtt`, as far as is known.
+    pub fn set_round_trip(&mut self, rtt: Duration) {
+        self.lag.set_round_trip(rtt);
+    }
+
     pub fn set_sackable(&mut self, ranges: &[Range<u64>]) {
         self.sackable.clear();
         self.sackable.extend(ranges.iter().take(SACKABLE_MAX).cloned());

@@ -231,6 +231,11 @@ impl Sender {
         self.rtt.sample_minimum(now, rtt);
     }
 
+    /// The smoothed round trip; zero before the first sample.
+    pub fn round_trip(&self) -> Duration {
+        self.rtt.smoothed().unwrap_or_default()
+    }
+
     /// Everything that was sent is taken for lost, and the window starts over.
     pub fn resend_all(&mut self) {
         self.board.lose_until(Instant::from_nanos(u64::MAX));

@@ -61,6 +61,28 @@ fn before_full_swing_the_ack_stays_one_segment_behind() {
 }
 
 #[test]
+fn on_a_long_way_one_segment_is_kept_back_until_the_next_flight_would_have_come() {
+    let later = |ms| START + Duration::from_millis(ms);
+    let mut connection = open();
+    connection.write(b"hello");
+    drain(&mut connection, START);
+    connection.handle_segment(later(20), &segment(0, 5, b"")).expect("a round trip of 20 ms");
+    for i in 0..100 {
+        connection.handle_segment(later(20), &segment(i * SEGMENT, 5, &PAYLOAD)).expect("data");
+        connection.release(((i + 1 - 20).max(0) * SEGMENT) as u64);
+        connection.set_ack_limit(((i + 1 - 20).max(0) * SEGMENT) as u64);
+        drain(&mut connection, later(20));
+    }
+    connection.set_ack_limit(100_000);
+    expect_ack(&mut connection, later(20), 96_000);
+    for (at, ack) in [(25, 99_000), (40, 100_000)] {
+        assert_eq!(connection.poll_timeout(), Some(later(at)));
+        connection.handle_timeout(later(at));
+        expect_ack(&mut connection, later(at), ack);
+    }
+}
+
+#[test]
 fn segments_that_come_one_by_one_are_acknowledged_whole() {
     let mut connection = open();
     for i in 0..100 {
