@@ -28,7 +28,7 @@ const KEPT_BYTES: usize = 1600;
 #[group(id = "fuzz")]
 pub struct Options {
     /// For how long each target runs.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Only this one.
     #[arg(long, value_parser = TARGETS)]
