@@ -212,10 +212,12 @@ impl Receiver {
         }
     }
 
-    /// Gives the buffer back, when nobody has to read it any more.
+    /// Gives the buffer back, when nobody has to read it any more. What lies beyond a hole is
+    /// forgotten, since the hole will not be filled.
     pub fn free(&mut self) {
         if self.retained == self.received {
             self.ring.free();
+            self.assembler.clear();
         }
     }
 
