@@ -117,6 +117,11 @@ impl Shard {
         }
     }
 
+    /// Number of senders whose segments belong to no flow.
+    pub fn strangers_len(&self) -> usize {
+        self.strangers.len()
+    }
+
     /// Number of flows, without those that are over but for TIME-WAIT.
     pub fn len(&self) -> usize {
         self.flows.len() - self.lingerers

@@ -54,6 +54,10 @@ pub struct Load {
     pub effects: usize,
     /// Bytes that the largest shadow holds.
     pub held: usize,
+    /// TLS sessions that can be resumed by their id.
+    pub sessions: usize,
+    /// Senders of segments that belong to no flow.
+    pub strangers: usize,
 }
 
 impl Node {
@@ -109,6 +113,8 @@ impl Node {
             backlog: peers.map(|peer| peer.link.outbox_ref().backlog()).max().unwrap_or(0),
             effects: self.shard.effects_len(),
             held: held.max().unwrap_or(0),
+            sessions: self.sessions.len(),
+            strangers: self.shard.strangers_len(),
         }
     }
 

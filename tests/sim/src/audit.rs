@@ -17,10 +17,15 @@ use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 use smoltcp::wire::TcpPacket;
 
 use crate::flights::Flights;
+use crate::seals::Seals;
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
 const EFFECTS_MAX: usize = 50_000;
+
+/// Sessions of these runs' few clients, and strangers: clients whose relay was lost, and noise.
+const SESSIONS_MAX: usize = 20;
+const STRANGERS_MAX: usize = 100;
 
 /// Bytes that a shadow may hold: the receive buffers of both legs.
 const HELD_MAX: usize = 4 << 20;
@@ -34,7 +39,7 @@ type Ends = (SocketAddr, SocketAddr);
 /// Checks of everything that relays send.
 #[derive(Default)]
 pub struct Audit {
-    /// Who sent for a client in which term.
+    /// Who sent for a client in which term, or from an end of ours to a backend.
     senders: BTreeMap<(SocketAddr, u64), u64>,
     /// Backend connections that were completed.
     completed: BTreeSet<Ends>,
@@ -113,7 +118,12 @@ fn ends(flow: &Description) -> Ends {
 
 impl Cover {
     /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), flights: &mut Flights) {
+    pub fn add(
+        &mut self,
+        sender: &Sender,
+        (id, backup): (u8, &Node),
+        known: (&mut Flights, &mut Seals),
+    ) {
         let view = backup.view();
         let follows = backup.role() == Role::Backup
             && (view.owner, view.term) == (sender.node, sender.term)
@@ -122,8 +132,13 @@ impl Cover {
             return;
         }
         self.is_backed_up = true;
+        let (flights, seals) = known;
         for (id, shadow) in backup.shadows().iter() {
             self.cover(id, shadow, flights);
+            if let Shadow::Open(open) = shadow {
+                let ends = (socket(&open.client.local), socket(&open.client.remote));
+                seals.note((backup.incarnation().0, view.term), id, ends, &open.log);
+            }
         }
     }
 
@@ -241,7 +256,7 @@ impl Audit {
             return;
         }
         let objections = [
-            if to_client { self.one_owner(sender, seen.destination) } else { None },
+            self.one_owner(sender, if to_client { seen.destination } else { seen.source }),
             self.sequence(sender, seen),
             self.memory(sender, seen),
             if to_client { unheard(sender, cover, ends) } else { self.complete(cover, ends) },
@@ -260,19 +275,20 @@ impl Audit {
 
     /// Takes in how much waits in a node.
     pub fn weigh(&mut self, load: Load) {
-        let Load { backlog, effects, held } = load;
+        let Load { backlog, effects, held, sessions, strangers } = load;
         self.load.backlog = self.load.backlog.max(backlog);
         self.load.effects = self.load.effects.max(effects);
         self.load.held = self.load.held.max(held);
         // One message may come on top of a full queue before it is noticed.
-        if backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX {
+        let is_much = backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX;
+        if is_much || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
             self.failures.push(format!("a node keeps too much: {load:?}"));
         }
     }
 
-    /// Two nodes must not speak for one client in one term.
-    fn one_owner(&mut self, sender: &Sender, client: SocketAddr) -> Option<String> {
-        let first = *self.senders.entry((client, sender.term)).or_insert(sender.incarnation);
+    /// Two nodes must not speak for one flow in one term, neither to its client nor to its backend.
+    fn one_owner(&mut self, sender: &Sender, end: SocketAddr) -> Option<String> {
+        let first = *self.senders.entry((end, sender.term)).or_insert(sender.incarnation);
         (first != sender.incarnation).then(|| "another node has sent in this term".to_owned())
     }
 

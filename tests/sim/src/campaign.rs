@@ -47,6 +47,8 @@ pub struct Totals {
     pub compared: u64,
     /// Of those, segments of a server's flight in a handshake.
     pub flights: u64,
+    /// Records that were compared with what their number had sealed elsewhere.
+    pub seals: u64,
     pub frames: u64,
     /// FINs that the ends' TCP forgot to send again.
     pub forgotten_fins: u64,
@@ -70,6 +72,7 @@ impl Totals {
         self.compared += report.compared;
         self.flights += report.flights;
         self.frames += report.frames;
+        self.seals += report.seals;
         self.forgotten_fins += report.forgotten_fins;
         self.backlog = self.backlog.max(report.load.backlog);
         self.held = self.held.max(report.load.held);
@@ -85,13 +88,23 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Totals { seeds, flows, completed, excused, kills, takeovers, survivals, .. } = self;
         let Totals {
-            records, pairs, compared, flights, frames, forgotten_fins, backlog, held, ..
+            records,
+            pairs,
+            seals,
+            compared,
+            flights,
+            frames,
+            forgotten_fins,
+            backlog,
+            held,
+            ..
         } = self;
         let failed = self.failed.len();
         writeln!(f, "seeds {seeds}, failed {failed}, {:.1} seeds/s", self.rate())?;
         writeln!(f, "flows {flows}: completed {completed}, may be lost {excused}")?;
         writeln!(f, "kill points {kills}, takeovers {takeovers}, survivals {survivals}")?;
         writeln!(f, "records {records}, sealed pairs checked {pairs}")?;
+        writeln!(f, "entries and tags compared with what their number had sealed {seals}")?;
         writeln!(f, "segments compared with a backup {compared} of {frames} frames")?;
         writeln!(f, "segments of handshakes compared with what a backup would answer {flights}")?;
         writeln!(f, "FINs sent again that the ends' TCP had forgotten {forgotten_fins}")?;

@@ -1,4 +1,4 @@
-//! The clients: rustls over smoltcp, all on one machine.
+//! The clients: rustls over smoltcp or over an odd TCP, all on one machine.
 
 use std::io::{Read, Write};
 
@@ -6,14 +6,16 @@ use relay_core::frame::IpAddress;
 use relay_core::time::Instant;
 use rustls::{AlertDescription, ClientConnection};
 use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::State;
 
 use crate::host::{Buffers, Host};
+use crate::odd::{Path, Tcp};
 use crate::plan::{
     Conduct, Direction, End, Plan, Resumption, Version, content, difference, is_awake, turns_over,
 };
 use crate::random::Random;
-use crate::tls;
+use crate::transport::Transport;
+use crate::{setup, tls, wire};
 
 /// Bytes read from a socket at a time.
 const CHUNK: usize = 4096;
@@ -40,6 +42,8 @@ pub struct Client {
     /// How the connection ended.
     pub outcome: Option<Outcome>,
     handle: SocketHandle,
+    /// Its TCP, if it is not that of `handle`.
+    odd: Option<Tcp>,
     tls: ClientConnection,
     /// Bytes for the socket.
     pending: Vec<u8>,
@@ -85,7 +89,9 @@ impl Clients {
             .map(|(plan, port)| {
                 let buffers = Buffers { receive: 50_000, send: 30_000 };
                 let handle = host.add_socket(buffers, random.chance(700));
-                Client::new(plan, (port, handle), begin, random.fork())
+                let mut client = Client::new(plan, (port, handle), begin, random.fork());
+                client.odd = plan.odd.map(|seed| Tcp::new(path(vip, port), Random::new(seed)));
+                client
             })
             .collect();
         Clients { host, flows, vip }
@@ -97,14 +103,39 @@ impl Clients {
         for flow in &mut self.flows {
             if !flow.started && flow.begin <= now {
                 flow.start();
-                let result = self.host.connect(flow.handle, self.vip, flow.port);
-                result.expect("every client has its own port");
+                if let Some(odd) = &mut flow.odd {
+                    odd.connect(now);
+                } else {
+                    let result = self.host.connect(flow.handle, self.vip, flow.port);
+                    result.expect("every client has its own port");
+                }
             }
             if flow.started {
-                flow.drive(now, self.host.socket(flow.handle));
+                flow.drive_any(now, &mut self.host);
             }
         }
         self.host.poll(now);
+    }
+
+    /// Takes in a frame: for an odd client, or for the machine.
+    pub fn receive(&mut self, frame: Vec<u8>) {
+        let port = wire::tcp(&frame).map(|seen| seen.destination.port());
+        let odd = self.flows.iter_mut().find(|flow| Some(flow.port) == port && flow.started);
+        match odd.and_then(|flow| flow.odd.as_mut()) {
+            Some(odd) => odd.receive(frame),
+            None => self.host.receive(frame),
+        }
+    }
+
+    /// The next frame to send.
+    pub fn transmit(&mut self) -> Option<Vec<u8>> {
+        let odd = self.flows.iter_mut().find_map(|flow| flow.odd.as_mut()?.transmit());
+        odd.or_else(|| self.host.transmit())
+    }
+
+    /// A relay has failed: some choose this moment to say nothing.
+    pub fn startle(&mut self, now: Instant) {
+        self.flows.iter_mut().filter_map(|flow| flow.odd.as_mut()).for_each(|odd| odd.startle(now));
     }
 
     /// When [`Clients::poll`] has something to do.
@@ -115,7 +146,10 @@ impl Clients {
             [Some(flow.begin), Some(flow.begin + flow.plan.client_reads_after), nap]
                 .map(|at| at.filter(|at| *at > now))
         });
-        own.chain([self.host.poll_at(now)]).flatten().min()
+        let odd =
+            self.flows.iter().filter(|flow| flow.started).filter_map(|flow| flow.odd.as_ref());
+        let odd: Vec<_> = odd.map(|odd| odd.poll_at(now)).collect();
+        own.chain([self.host.poll_at(now)]).chain(odd).flatten().min()
     }
 }
 
@@ -132,6 +166,7 @@ impl Client {
             read: 0,
             outcome: None,
             handle,
+            odd: None,
             tls: tls_client(plan),
             pending: Vec::new(),
             written: 0,
@@ -176,7 +211,10 @@ impl Client {
 
     /// One line for a report.
     pub fn describe(&mut self, host: &mut Host) -> String {
-        let state = host.socket(self.handle).state();
+        let state = match &self.odd {
+            Some(odd) => odd.state(),
+            None => host.socket(self.handle).state(),
+        };
         let Client { port, read, written, peer_closed, outcome, plan, .. } = self;
         format!(
             "client {} port {port} {state} read {read} of {} wrote {written} of {} peer closed \
@@ -185,7 +223,18 @@ impl Client {
         )
     }
 
-    fn drive(&mut self, now: Instant, socket: &mut Socket<'static>) {
+    fn drive_any(&mut self, now: Instant, host: &mut Host) {
+        let Some(mut odd) = self.odd.take() else {
+            self.drive(now, host.socket(self.handle));
+            return;
+        };
+        odd.poll(now);
+        self.drive(now, &mut odd);
+        odd.poll(now);
+        self.odd = Some(odd);
+    }
+
+    fn drive(&mut self, now: Instant, socket: &mut dyn Transport) {
         if self.outcome.is_some() {
             return;
         }
@@ -206,10 +255,10 @@ impl Client {
         self.outcome = self.verdict(socket);
     }
 
-    fn read_all(&mut self, socket: &mut Socket<'static>) -> Result<(), Outcome> {
+    fn read_all(&mut self, socket: &mut dyn Transport) -> Result<(), Outcome> {
         let mut chunk = [0; CHUNK];
         while socket.can_recv() {
-            let length = socket.recv_slice(&mut chunk).unwrap_or(0);
+            let length = socket.recv(&mut chunk);
             if matches!(self.plan.conduct, Conduct::Garbage | Conduct::PlainHttp) {
                 continue;
             }
@@ -248,13 +297,13 @@ impl Client {
         Ok(())
     }
 
-    fn write_all(&mut self, socket: &mut Socket<'static>) {
+    fn write_all(&mut self, socket: &mut dyn Transport) {
         loop {
             if !self.pending.is_empty() {
                 if !socket.may_send() {
                     return;
                 }
-                let sent = socket.send_slice(&self.pending).unwrap_or(0);
+                let sent = socket.send(&self.pending);
                 self.pending.drain(..sent);
                 if sent == 0 {
                     return;
@@ -319,7 +368,7 @@ impl Client {
         false
     }
 
-    fn verdict(&self, socket: &Socket<'static>) -> Option<Outcome> {
+    fn verdict(&self, socket: &dyn Transport) -> Option<Outcome> {
         if socket.can_recv() {
             return None;
         }
@@ -340,8 +389,20 @@ impl Client {
     }
 }
 
+/// The way of an odd client to the service.
+fn path(vip: (IpAddress, u16), port: u16) -> Path {
+    let is_ipv6 = matches!(vip.0, IpAddress::Ipv6(_));
+    Path {
+        local: (setup::address(is_ipv6, 1, 10), port),
+        local_mac: setup::CLIENT_MAC,
+        remote: vip,
+        remote_mac: setup::VIRTUAL_CLIENT_MAC,
+    }
+}
+
 fn tls_client(plan: &Plan) -> ClientConnection {
     let unknown = plan.conduct == Conduct::UnknownName;
     let name = if unknown { OTHER_NAME } else { tls::SERVER_NAME };
-    tls::client((plan.version, plan.resumption, plan.certificate), name)
+    let Plan { version, resumption, groups, certificate: certified, .. } = *plan;
+    tls::client(tls::Kind { version, resumption, groups, certified }, name)
 }

@@ -5,6 +5,7 @@ use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
 
 use crate::network::Port;
+use crate::relay::Relay;
 use crate::script::{Action, Step, When, Who};
 use crate::setup;
 use crate::world::World;
@@ -82,6 +83,7 @@ impl World {
                 self.count_dropped(index);
                 self.relays[index].cut_after = Some(frames);
                 self.report.crashes += 1;
+                self.clients.startle(self.now);
             }
             Action::Restart => {
                 if self.relays.iter().any(|relay| relay.cut_after.is_some()) {
@@ -103,9 +105,11 @@ impl World {
             Action::Mute(who, time) => {
                 let Some(index) = self.find(who) else { return false };
                 // Both at a time is a cut of the cluster link, which splits the brain of two
-                // relays: see "What does not work yet" in the README.
+                // relays, and so is a relay that nobody hears and that hears late, because what it
+                // is told waits in its rings behind everything else: see "What does not work yet" in the README.
                 let is_cut = self.relays.iter().any(|relay| relay.is_muted(self.now))
-                    || (time >= setup::TIMEOUT && self.greets_only(index));
+                    || (time >= setup::TIMEOUT
+                        && (self.greets_only(index) || self.relays[index].is_slow(self.now)));
                 if !is_cut {
                     self.relays[index].muted_until = Some(self.now + time);
                 }
@@ -122,9 +126,30 @@ impl World {
                 self.network.cut(side, way, self.now + time);
                 self.disturbed = self.disturbed.max(self.now + time);
             }
+            Action::Sever(side, who, way, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.network.sever(side, (index, way), self.now + time);
+                self.disturbed = self.disturbed.max(self.now + time);
+            }
+            Action::Unplug(side, who, time) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].unplug(self.now, side, self.now + time);
+                self.disturbed = self.disturbed.max(self.now + time);
+            }
             Action::Replay => self.replay(),
         }
         true
+    }
+
+    /// The owner has no power any more, if there is one.
+    pub(crate) fn kill_owner(&mut self) {
+        let Some(index) = self.find(Who::Owner) else { return };
+        self.disrupt(index);
+        self.count_dropped(index);
+        self.relays[index] = Relay::default();
+        self.report.crashes += 1;
+        self.disturbed = self.disturbed.max(self.now);
+        self.note(&format!("relay {} is dead", index + 1));
     }
 
     /// Whether nothing but greetings would come from the other relay if it did not hear `index`: a

@@ -9,6 +9,7 @@ use relay_core::replica::OpeningShadow;
 use relay_core::tls::{Handshake, ServerConfig};
 
 use crate::random::Random;
+use crate::script::ServerKey;
 use crate::tls;
 
 /// Answers of handshakes, each repeated once.
@@ -26,10 +27,10 @@ struct Flight {
 }
 
 impl Flights {
-    /// Of relays that ask clients for a certificate, or not.
-    pub fn new(client_auth: bool) -> Self {
+    /// Of relays with this kind of key, that ask clients for a certificate, or not.
+    pub fn new(key: ServerKey, client_auth: bool) -> Self {
         // A handshake that is repeated draws no randomness.
-        Flights { tls: tls::server(Random::new(0), client_auth), known: BTreeMap::new() }
+        Flights { tls: tls::server(Random::new(0), key, client_auth), known: BTreeMap::new() }
     }
 
     /// The server's bytes in the handshake that a backup holds as `shadow`.

@@ -1,5 +1,6 @@
 //! A deterministic simulator: whole [`Node`](relay_core::node::Node)s, the very code of
-//! production, between independent clients (rustls over smoltcp) and an independent backend, over
+//! production, between independent clients (rustls over smoltcp, or over an odd TCP of our own) and an
+//! independent backend, over
 //! Ethernet segments that lose, double, reorder and damage frames, while relays lose power.
 //!
 //! Time is virtual and everything follows from one seed: the same seed gives the same bytes.
@@ -10,25 +11,30 @@ pub mod campaign;
 #[cfg(feature = "canary")]
 pub mod canary;
 mod client;
+pub mod every_event;
 mod faults;
 mod fins;
 mod flights;
 mod host;
 mod network;
+mod odd;
 pub mod pcap;
 pub mod plan;
 mod random;
 mod relay;
 pub mod script;
+mod seals;
 mod setup;
 mod swarm;
 mod tls;
+mod transport;
+mod variety;
 mod wire;
 mod world;
 
 pub use client::Outcome;
 pub use network::Faults;
-pub use swarm::{Swarm, options};
+pub use swarm::{Swarm, options, plain};
 pub use world::Report;
 
 use script::Options;

@@ -55,6 +55,8 @@ struct Segment {
     learned: BTreeMap<[u8; 6], Port>,
     /// Nothing comes from the host, or gets to it, before these instants.
     cut: [Option<Instant>; 2],
+    /// Nothing gets from or to a relay before an instant: a partition, at its port of the switch.
+    severed: Vec<(usize, Way, Instant)>,
 }
 
 /// Destination and source of an Ethernet header.
@@ -80,6 +82,11 @@ impl Network {
         self.segments[index(side)].cut[usize::from(way == Way::Out)] = Some(until);
     }
 
+    /// Nothing gets to one relay, or from it, until then.
+    pub fn sever(&mut self, side: Side, (relay, way): (usize, Way), until: Instant) {
+        self.segments[index(side)].severed.push((relay, way, until));
+    }
+
     /// No frame is lost, doubled or changed from now on; delays stay.
     pub fn heal(&mut self) {
         for segment in &mut self.segments {
@@ -96,6 +103,12 @@ impl Network {
         }
         let (to, source) = macs.split_at(6);
         let segment = &mut self.segments[index(side)];
+        segment.severed.retain(|(_, _, until)| now < *until);
+        let severed: Vec<_> =
+            segment.severed.iter().map(|(relay, way, _)| (*relay, *way)).collect();
+        if matches!(from, Port::Relay(relay) if severed.contains(&(relay, Way::Out))) {
+            return;
+        }
         let (mut destination, mut origin) = ([0; 6], [0; 6]);
         destination.copy_from_slice(to);
         origin.copy_from_slice(source);
@@ -109,6 +122,7 @@ impl Network {
             None => self.ports(side),
         };
         let passes = |port: &Port| match (from, *port) {
+            (_, Port::Relay(relay)) if severed.contains(&(relay, Way::In)) => false,
             (Port::Host, _) => !is_cut[0],
             (_, Port::Host) => !is_cut[1],
             _ => true,

@@ -30,8 +30,11 @@ pub struct Plan {
     /// The client writes records of at most this many bytes.
     pub record_max: u64,
     pub resumption: Resumption,
+    pub groups: Groups,
     /// The client shows a certificate when it is asked for one.
     pub certificate: bool,
+    /// The client has an odd TCP, whose habits follow from this seed.
+    pub odd: Option<u64>,
 }
 
 /// Which session the client offers to resume: the last of those that the run's clients keep.
@@ -43,6 +46,17 @@ pub enum Resumption {
     Ticket,
     /// One that the relays keep (TLS 1.2 only).
     SessionId,
+}
+
+/// Which groups the client offers for the key exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    X25519,
+    /// X25519MLKEM768, and X25519 besides.
+    Hybrid,
+    /// One with a share that the relays do not have, and X25519 without: they ask for another
+    /// ClientHello (TLS 1.3, HelloRetryRequest).
+    Retry,
 }
 
 /// One of the two ends.
@@ -115,7 +129,9 @@ impl Plan {
             rekeys: 0,
             record_max: 16_384,
             resumption: Resumption::Never,
+            groups: Groups::X25519,
             certificate: false,
+            odd: None,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Relay {
     deaf: bool,
     /// Its cluster interface loses what it sends.
     pub muted_until: Option<Instant>,
+    /// Its interfaces that have no carrier, until then.
+    pub unplugged: Vec<(Side, Instant)>,
     /// Its turns are this far apart, until then.
     pub slow: Option<(Duration, Instant)>,
     /// So many frames leave each interface in one turn, until then.
@@ -69,14 +71,18 @@ impl Relay {
 
     /// Whether it has few turns and few frames leave in each.
     pub fn crawls(&self, now: Instant) -> bool {
-        let is_slow = self.slow.is_some_and(|(_, until)| now < until);
-        is_slow && self.clogged.is_some_and(|(_, until)| now < until)
+        self.is_slow(now) && self.clogged.is_some_and(|(_, until)| now < until)
+    }
+
+    /// Whether it has few turns, so that what it is told may wait in its rings for long.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        self.slow.is_some_and(|(_, until)| now < until)
     }
 
     /// Puts a frame into a receive ring.
     pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) {
         let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);
-        if self.node.is_none() || deaf || self.ring.len() >= RING {
+        if self.node.is_none() || deaf || self.is_unplugged(now, side) || self.ring.len() >= RING {
             return;
         }
         self.ring.push_back((side, frame));
@@ -97,7 +103,22 @@ impl Relay {
     /// When [`Relay::run`] has something to do.
     pub fn next_at(&self) -> Option<Instant> {
         self.node.as_ref()?;
-        self.paused_until.or(self.wake_at)
+        let plug = self.unplugged.iter().map(|(_, until)| *until).min();
+        self.paused_until.or_else(|| self.wake_at.into_iter().chain(plug).min())
+    }
+
+    /// An interface loses its carrier until then.
+    pub fn unplug(&mut self, now: Instant, side: Side, until: Instant) {
+        if let Some(node) = &mut self.node {
+            node.handle_carrier(now, side, false);
+            self.unplugged.push((side, until));
+            self.wake_at = Some(now);
+        }
+    }
+
+    /// Whether an interface has no carrier.
+    pub fn is_unplugged(&self, now: Instant, side: Side) -> bool {
+        self.unplugged.iter().any(|(other, until)| *other == side && now < *until)
     }
 
     /// One turn, if it is time.
@@ -107,6 +128,9 @@ impl Relay {
         }
         let node = self.node.as_mut()?;
         self.paused_until = None;
+        for (side, _) in self.unplugged.extract_if(.., |(_, until)| *until <= now) {
+            node.handle_carrier(now, side, true);
+        }
         for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
             node.handle_frame(now, side, &frame);
         }

@@ -5,7 +5,7 @@ use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
 
 use crate::network::Faults;
-use crate::plan::Plan;
+use crate::plan::{Groups, Plan};
 
 /// Everything about a run but its seed.
 #[derive(Clone, Debug)]
@@ -21,14 +21,26 @@ pub struct Options {
     pub idle_max: Option<Duration>,
     /// Bytes that backups hold at most, before windows get small.
     pub replicated_max: u64,
+    /// What the relays' certificate has for a key.
+    pub server_key: ServerKey,
     /// The relays demand a certificate of every client.
     pub client_auth: bool,
     /// Toward clients, backends and other relays.
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
     pub faults_until: Duration,
+    /// The owner loses power at this event after the first step, see `every_event`.
+    pub kill_at: Option<u64>,
     /// Garbage that reaches the relays' ports, in frames a second.
     pub noise: u32,
+}
+
+/// A kind of key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerKey {
+    Ed25519,
+    EcdsaP256,
+    Rsa2048,
 }
 
 /// One step: it waits for `when`, counted from the step before it.
@@ -66,12 +78,18 @@ pub enum Action {
     Freeze(Who, Duration),
     /// Nobody hears a machine's cluster interface for so long.
     Mute(Who, Duration),
-    /// A machine's turns are at least so far apart, for so long: a slow processor.
+    /// A machine's turns are at least so far apart, for so long: a slow processor. There is no slow
+    /// disk: no relay writes to one, or reads from one, while it serves.
     Slow(Who, Duration, Duration),
     /// At most so many frames leave each interface in a turn, for so long: full rings.
     Clog(Who, usize, Duration),
     /// Nothing gets through in one direction between relays and the far end, for so long.
     Cut(Side, Way, Duration),
+    /// Nothing gets through in one direction between one relay and one network, for so long. (In the
+    /// cluster of two that is `Mute` of one or the other.)
+    Sever(Side, Who, Way, Duration),
+    /// One interface of a relay has no carrier for so long.
+    Unplug(Side, Who, Duration),
     /// Cluster datagrams of the past are repeated, and forged ones are sent.
     Replay,
 }
@@ -105,6 +123,15 @@ impl Options {
         self.noise > 0 || cluster.corruption > 0 || replays
     }
 
+    /// Whether the same seed gives the same bytes. The library signs with RSA and ECDSA, and makes
+    /// keys of ML-KEM, with randomness that it takes from nobody. Then the same seed gives the same
+    /// frames at the same times with other bytes in them; but ECDSA's signatures differ in length
+    /// by a few bytes, so that what such a seed shows it may show only most of the times.
+    pub fn is_reproducible(&self) -> bool {
+        let is_hybrid = |plan: &Plan| plan.groups == Groups::Hybrid;
+        self.server_key == ServerKey::Ed25519 && !self.plans.iter().any(is_hybrid)
+    }
+
     /// A quiet network with 200 microseconds between any two machines.
     pub fn new(plans: Vec<Plan>, steps: Vec<Step>) -> Self {
         let quiet = Faults { delay: Duration::from_micros(200), ..Faults::default() };
@@ -116,9 +143,11 @@ impl Options {
             hold: HoldTime::Measured,
             idle_max: None,
             replicated_max: 1 << 30,
+            server_key: ServerKey::Ed25519,
             client_auth: false,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
+            kill_at: None,
             noise: 0,
         }
     }

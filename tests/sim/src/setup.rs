@@ -32,8 +32,10 @@ pub const TIMEOUT: Duration = Duration::from_millis(100);
 /// MAC address of the backend.
 pub const BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 2, 10]);
 
-const CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 1, 10]);
-const VIRTUAL_CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 1, 0, 0x64]);
+/// MAC address of the clients.
+pub const CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 1, 10]);
+/// MAC address of the service.
+pub const VIRTUAL_CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 1, 0, 0x64]);
 const VIRTUAL_BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 2, 0, 0x64]);
 
 /// The address `host` of network `net`.
@@ -81,7 +83,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         backends: vec![IpEndpoint::new(address(options.ipv6, 2, 10), BACKEND_PORT)],
         // After a takeover the other algorithm goes on.
         congestion: [tcp::Algorithm::Cubic, tcp::Algorithm::Bbr][index % 2],
-        tls: tls::server(random.fork(), options.client_auth),
+        tls: tls::server(random.fork(), options.server_key, options.client_auth),
     };
     let settings = Settings {
         node: id(index),

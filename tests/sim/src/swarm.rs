@@ -5,6 +5,9 @@
 //! `Action::Mute` in `faults`), the loss of a relay without a backup in sync (it happens, and its
 //! connections are excused), and a restart of the backup that took over from a relay that is
 //! paused.
+//!
+//! Nor is there version skew: relays understand messages of one version, the third, and nothing
+//! else. Once there are two, a node of each belongs in here.
 
 use relay_core::config::Side;
 use relay_core::relay::HoldTime;
@@ -14,6 +17,7 @@ use crate::network::Faults;
 use crate::plan::{End, Plan, Version};
 use crate::random::Random;
 use crate::script::{Action, Options, Step, Way, When, Who};
+use crate::variety;
 
 /// How large the scenarios are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,14 @@ impl Swarm {
 
 /// The scenario of `seed`.
 pub fn options(seed: u64, swarm: Swarm) -> Options {
+    let mut options = plain(seed, swarm);
+    variety::vary(&mut options, seed);
+    options
+}
+
+/// The same scenario without the variety that other generators decide: what a seed meant before
+/// there was any, which pinned seeds rely on.
+pub fn plain(seed: u64, swarm: Swarm) -> Options {
     let mut random = Random::new(seed ^ 0x5157_4152_4d00);
     let count = 1 + random.below(swarm.connections());
     let plans: Vec<Plan> = (0..count).map(|id| plan(id + 1, swarm, &mut random)).collect();

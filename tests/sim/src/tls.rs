@@ -15,8 +15,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ClientConnection, Error, NamedGroup, PeerMisbehaved, RootCertStore};
 
-use crate::plan::{Resumption, Version};
+use crate::plan::{Groups, Resumption, Version};
 use crate::random::{Entropy, Random};
+use crate::script::ServerKey;
 
 /// The name in the relays' certificate.
 pub const SERVER_NAME: &str = "relay.test";
@@ -27,22 +28,35 @@ MC4CAQAwBQYDK2VwBCIEIIPrAZuSP6iP9kXaLM51/uFTBr0W7FKOC5UpFVWT/nHJ
 -----END PRIVATE KEY-----
 ";
 
-static CERTIFICATE_PEM: LazyLock<String> = LazyLock::new(|| certificate(SERVER_NAME));
+/// Others, for the relays alone.
+const ECDSA_PEM: &str = include_str!("keys/ecdsa.pem");
+const RSA_PEM: &str = include_str!("keys/rsa.pem");
+
+/// One for each kind of key, in their order.
+static CERTIFICATE_PEMS: LazyLock<[String; 3]> =
+    LazyLock::new(|| [KEY_PEM, ECDSA_PEM, RSA_PEM].map(|key| certificate(SERVER_NAME, key)));
 
 /// The clients'.
-static CLIENT_CERTIFICATE_PEM: LazyLock<String> = LazyLock::new(|| certificate("client.test"));
+static CLIENT_CERTIFICATE_PEM: LazyLock<String> =
+    LazyLock::new(|| certificate("client.test", KEY_PEM));
 
-/// Clients of one kind know each other's sessions: version, resumption, and whether they show a
-/// certificate.
-pub type Kind = (Version, Resumption, bool);
+/// Clients of one kind know each other's sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub version: Version,
+    pub resumption: Resumption,
+    pub groups: Groups,
+    /// They show a certificate.
+    pub certified: bool,
+}
 
 /// Sessions that are kept for each server; there is one.
 const SESSIONS_MAX: usize = 8;
 
-fn certificate(name: &str) -> String {
-    let key = rcgen::KeyPair::from_pem(KEY_PEM).expect("the key above");
+fn certificate(name: &str, key: &str) -> String {
+    let key = rcgen::KeyPair::from_pem(key).expect("one of the keys above");
     let parameters = rcgen::CertificateParams::new([name.to_owned()]).expect("one name");
-    parameters.self_signed(&key).expect("Ed25519 always signs").pem()
+    parameters.self_signed(&key).expect("it signs").pem()
 }
 
 thread_local! {
@@ -57,11 +71,14 @@ pub fn seed_clients(random: Random) {
 }
 
 /// What a relay serves with; `random` is the relay's own.
-pub fn server(random: Random, client_auth: bool) -> ServerConfig {
-    let identity = Identity {
-        certificate_chain_pem: CERTIFICATE_PEM.clone().into_bytes(),
-        key_pem: KEY_PEM.into(),
+pub fn server(random: Random, key: ServerKey, client_auth: bool) -> ServerConfig {
+    let (index, key_pem) = match key {
+        ServerKey::Ed25519 => (0, KEY_PEM),
+        ServerKey::EcdsaP256 => (1, ECDSA_PEM),
+        ServerKey::Rsa2048 => (2, RSA_PEM),
     };
+    let certificate_chain_pem = CERTIFICATE_PEMS[index].clone().into_bytes();
+    let identity = Identity { certificate_chain_pem, key_pem: key_pem.into() };
     let options = ServerOptions {
         name: b"service".to_vec(),
         identities: vec![identity],
@@ -91,16 +108,24 @@ pub fn client(kind: Kind, name: &'static str) -> ClientConnection {
     ClientConnection::new(config, name).expect("a valid configuration")
 }
 
-fn client_config((version, resumption, certified): Kind) -> ClientConfig {
+fn client_config(kind: Kind) -> ClientConfig {
+    let Kind { version, resumption, groups, certified } = kind;
     let version = match version {
         Version::Tls12 => &rustls::version::TLS12,
         Version::Tls13 => &rustls::version::TLS13,
     };
     let mut roots = RootCertStore::empty();
-    let certificate = CertificateDer::from_pem_slice(CERTIFICATE_PEM.as_bytes());
-    roots.add(certificate.expect("PEM that rcgen wrote")).expect("a certificate that rcgen made");
+    for pem in CERTIFICATE_PEMS.iter() {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes());
+        let certificate = certificate.expect("PEM that rcgen wrote");
+        roots.add(certificate).expect("a certificate that rcgen made");
+    }
     let crypto = CryptoProvider {
-        kx_groups: vec![&SeededX25519],
+        kx_groups: match groups {
+            Groups::X25519 => vec![&SeededX25519],
+            Groups::Hybrid => vec![provider::kx_group::X25519MLKEM768, &SeededX25519],
+            Groups::Retry => vec![&Unwanted, &SeededX25519],
+        },
         secure_random: &SeededRandom,
         ..provider::default_provider()
     };
@@ -161,6 +186,41 @@ impl SupportedKxGroup for SeededX25519 {
 
     fn name(&self) -> NamedGroup {
         NamedGroup::X25519
+    }
+}
+
+/// A group that relays do not have, so that its share is never looked at.
+#[derive(Debug)]
+struct Unwanted;
+
+/// Length of a share of secp521r1 (RFC 8446 section 4.2.8.2).
+const UNWANTED_SHARE: usize = 133;
+
+impl SupportedKxGroup for Unwanted {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
+        let mut share = vec![4; UNWANTED_SHARE];
+        RANDOM.with_borrow_mut(|random| random.fill(&mut share[1..]));
+        Ok(Box::new(UnwantedShare(share)))
+    }
+
+    fn name(&self) -> NamedGroup {
+        NamedGroup::secp521r1
+    }
+}
+
+struct UnwantedShare(Vec<u8>);
+
+impl ActiveKeyExchange for UnwantedShare {
+    fn complete(self: Box<Self>, _peer: &[u8]) -> Result<SharedSecret, Error> {
+        Err(PeerMisbehaved::InvalidKeyShare.into())
+    }
+
+    fn pub_key(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn group(&self) -> NamedGroup {
+        NamedGroup::secp521r1
     }
 }
 

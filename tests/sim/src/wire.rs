@@ -85,6 +85,15 @@ impl Wire {
         }
     }
 
+    /// The `length` bytes below `end` of a stream, if all of them were sent.
+    pub fn sent(&self, ends: (SocketAddr, SocketAddr), end: u64, length: usize) -> Option<&[u8]> {
+        let stream = self.streams.get(&ends)?;
+        let end = usize::try_from(end).ok()?;
+        let range = end.checked_sub(length)?..end;
+        let is_sent = stream.senders.get(range.clone())?.iter().all(|senders| *senders != 0);
+        is_sent.then(|| &stream.bytes[range])
+    }
+
     /// The records of all streams from `port`, the service's.
     pub fn records(&self, port: u16) -> Records {
         let mut records = self.records;

@@ -1,4 +1,8 @@
 //! One run: machines, segments, virtual time, and what must never happen.
+//!
+//! No reset and no alert reaches an honest client while one relay of its replica set lives: such a
+//! client must end with `Outcome::Done` (`World::judge_flow`), which neither leaves room for. Only
+//! connections that `World::disrupt` has excused, whose relays all died, may end otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,6 +22,7 @@ use crate::plan::Conduct;
 use crate::random::Random;
 use crate::relay::{Relay, Turned};
 use crate::script::Options;
+use crate::seals::Seals;
 use crate::wire::{self, Records, Wire};
 use crate::{setup, tls};
 
@@ -56,6 +61,8 @@ pub struct Report {
     pub compared: u64,
     /// Segments of handshakes that were compared with what a backup would have answered.
     pub flights: u64,
+    /// Records that were compared with what their number had sealed elsewhere.
+    pub seals: u64,
     /// The largest queues.
     pub load: Load,
     /// Connections that ended as they had to.
@@ -95,6 +102,7 @@ pub struct World {
     pub(crate) wire: Wire,
     pub(crate) audit: Audit,
     flights: Flights,
+    seals: Seals,
     /// Connections that may be lost.
     pub(crate) excused: BTreeSet<u64>,
     pub(crate) report: Report,
@@ -109,6 +117,8 @@ pub struct World {
     resolutions: BTreeMap<(Instant, u64), (usize, IpAddress)>,
     seen_takeovers: Vec<u64>,
     turns: u64,
+    /// Events since the first step.
+    events: u64,
     trace: bool,
 }
 
@@ -145,7 +155,8 @@ impl World {
             backend,
             wire: Wire::default(),
             audit: Audit::default(),
-            flights: Flights::new(options.client_auth),
+            flights: Flights::new(options.server_key, options.client_auth),
+            seals: Seals::default(),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -158,6 +169,7 @@ impl World {
             resolutions: BTreeMap::new(),
             seen_takeovers: vec![0; setup::RELAYS],
             turns: 0,
+            events: 0,
             trace: std::env::var_os("SIM_TRACE").is_some(),
             options,
         }
@@ -179,6 +191,7 @@ impl World {
                 self.network.heal();
             }
             self.step();
+            self.pass_event();
             self.make_noise();
             self.deliver();
             self.run_relays();
@@ -222,7 +235,8 @@ impl World {
     /// Puts a relay's frame onto its segment.
     fn transmit(&mut self, index: usize, (side, frame): (Side, &[u8]), by: (&Sender, &Cover)) {
         self.wire.mix(&self.now.as_nanos().to_le_bytes());
-        self.wire.mix(frame);
+        let is_same = self.options.is_reproducible() && frame.len() > 12;
+        self.wire.mix(if is_same { frame } else { &frame[..frame.len().min(12)] });
         self.wire.frames += 1;
         if side != Side::Cluster
             && let Some(seen) = wire::tcp(frame)
@@ -246,6 +260,17 @@ impl World {
         }
     }
 
+    /// An event is over: perhaps the last one of the owner.
+    fn pass_event(&mut self) {
+        if self.options.kill_at.is_none() || self.step == 0 {
+            return;
+        }
+        self.events += 1;
+        if self.options.kill_at == Some(self.events) {
+            self.kill_owner();
+        }
+    }
+
     fn next_at(&mut self) -> Option<Instant> {
         let relays = self.relays.iter().filter_map(Relay::next_at).min();
         let resolution = self.resolutions.first_key_value().map(|((at, _), _)| *at);
@@ -256,12 +281,13 @@ impl World {
 
     fn deliver(&mut self) {
         while let Some(Delivery { side, to, frame }) = self.network.receive(self.now) {
+            self.pass_event();
             match (to, side) {
                 (Port::Relay(index), _) => {
                     self.trace_frame("in ", index, &frame);
                     self.relays[index].receive(self.now, side, frame);
                 }
-                (Port::Host, Side::Client) => self.clients.host.receive(frame),
+                (Port::Host, Side::Client) => self.clients.receive(frame),
                 (Port::Host, _) => self.backend.receive(frame),
             }
         }
@@ -278,6 +304,9 @@ impl World {
 
     fn run_relays(&mut self) {
         for index in 0..self.relays.len() {
+            if self.relays[index].next_at().is_some_and(|at| at <= self.now) {
+                self.pass_event();
+            }
             let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
@@ -285,9 +314,16 @@ impl World {
             self.turns += 1;
             let cover = self.cover(index, &sender, &frames);
             let muted = self.relays[index].is_muted(self.now);
-            let heard = frames.into_iter().filter(|(side, _)| *side != Side::Cluster || !muted);
+            let lost = [Side::Client, Side::Backend, Side::Cluster].map(|side| {
+                self.relays[index].is_unplugged(self.now, side) || (muted && side == Side::Cluster)
+            });
+            let heard = frames.into_iter().filter(|(side, _)| !lost[*side as usize]);
             for (side, frame) in heard {
+                if self.options.kill_at.is_some() && self.relays[index].node.is_none() {
+                    break;
+                }
                 self.transmit(index, (side, &frame), (&sender, &cover));
+                self.pass_event();
             }
             for address in resolve {
                 let key = (self.now + RESOLUTION, self.turns);
@@ -308,7 +344,8 @@ impl World {
         }
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
-                cover.add(sender, (setup::id(other).0, node), &mut self.flights);
+                let known = (&mut self.flights, &mut self.seals);
+                cover.add(sender, (setup::id(other).0, node), known);
             }
         }
         cover
@@ -327,7 +364,7 @@ impl World {
 
     fn run_hosts(&mut self) {
         self.clients.poll(self.now);
-        while let Some(frame) = self.clients.host.transmit() {
+        while let Some(frame) = self.clients.transmit() {
             wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
             self.network.send(self.now, Side::Client, Port::Host, &frame);
         }
@@ -365,6 +402,10 @@ impl World {
             self.fail(failure);
         }
         for failure in core::mem::take(&mut self.audit.failures) {
+            self.fail(failure);
+        }
+        self.report.seals = self.seals.checked + self.seals.compare(&self.wire);
+        for failure in core::mem::take(&mut self.seals.failures) {
             self.fail(failure);
         }
         let repeated: Vec<u64> =

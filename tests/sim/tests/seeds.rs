@@ -1,6 +1,6 @@
 //! Random seeds: a failing one is repeated by the command that the failure names.
 
-use sim::{Report, Swarm, run_swarm};
+use sim::{Report, Swarm, options, plain, run, run_swarm};
 
 /// Seeds of one test run.
 const SEEDS: u64 = 60;
@@ -20,21 +20,35 @@ fn seeded() {
     for seed in 0..SEEDS {
         let report = check(seed);
         (crashes, completed) = (crashes + report.crashes, completed + report.completed);
-        if seed % 4 == 0 {
+        if seed % 4 == 0 && options(seed, Swarm::Long).is_reproducible() {
             assert_eq!(check(seed).digest, report.digest, "seed {seed} is not deterministic");
         }
     }
     assert!(crashes > 20 && completed > 60, "the seeds test too little: {crashes} {completed}");
 }
 
-/// Seeds that failed once. They say what they say as long as the swarm stays as it is.
+// Seeds that failed once. They say what they say as long as the plain swarm stays as it is.
+
+fn check_plain(seed: u64) {
+    let report = run(seed, &plain(seed, Swarm::Short));
+    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
+
+/// A window of fewer bytes than a record's overhead, whose opening only a former owner heard of:
+/// nothing was sealed, so TCP had nothing to ask with, for ever.
 #[test]
-fn seeds_that_failed_pass() {
-    // A window of fewer bytes than a record's overhead, whose opening only a former owner heard of:
-    // nothing was sealed, so TCP had nothing to ask with, for ever.
-    assert!(run_swarm(14_601, Swarm::Short).failures.is_empty());
-    // A commit of the handshake, applied to the open flow, let an ACK pass that only EST allows.
-    assert!(run_swarm(2_061, Swarm::Short).failures.is_empty());
-    // An ACK that ended at a hole made the new owner forget what its predecessor had sent.
-    assert!(run_swarm(3_423, Swarm::Short).failures.is_empty());
+fn seed_14601_a_window_smaller_than_a_records_overhead_is_asked_for() {
+    check_plain(14_601);
+}
+
+/// A commit of the handshake, applied to the open flow, let an ACK pass that only EST allows.
+#[test]
+fn seed_2061_a_commit_of_the_handshake_does_not_release_an_ack_of_the_open_flow() {
+    check_plain(2_061);
+}
+
+/// An ACK that ended at a hole made the new owner forget what its predecessor had sent.
+#[test]
+fn seed_3423_an_ack_that_ends_at_a_hole_keeps_what_was_sent_above_it() {
+    check_plain(3_423);
 }

@@ -33,6 +33,9 @@ struct Cli {
     /// With --seed: write all frames of the three networks into a file.
     #[arg(long, requires = "seed")]
     pcap: Option<PathBuf>,
+    /// Kill the owner of a small exchange at every event boundary of the world.
+    #[arg(long)]
+    every_event: bool,
     /// Break one rule after the other; each breach has to be noticed.
     #[arg(long)]
     canaries: bool,
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let swarm = if cli.short { Swarm::Short } else { Swarm::Long };
     let good = match cli.seed {
         _ if cli.canaries => canaries(),
+        _ if cli.every_event => every_event(),
         Some(seed) => repeat(seed, swarm, cli.pcap),
         None => {
             let time = cli.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
@@ -53,6 +57,19 @@ fn main() -> ExitCode {
         }
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Kills the owner at every event.
+fn every_event() -> bool {
+    let mut good = true;
+    for (name, exchange) in sim::every_event::exchanges() {
+        let covered = sim::every_event::cover(name, &exchange);
+        let sim::every_event::Covered { points, survivals, failures, .. } = covered;
+        println!("{name}: {points} points, the connection went on at {survivals}");
+        failures.iter().for_each(|failure| println!("FAILED: {failure}"));
+        good &= failures.is_empty();
+    }
+    good
 }
 
 /// Runs one seed again.

@@ -1,0 +1,74 @@
+//! No (key, sequence number) seals two different records: every record that any backup was told of
+//! is remembered by its flow and its place in the log, from which the key's generation and the
+//! sequence number follow, with the tag that it was sealed with.
+//!
+//! Two records under one number would differ in their tags, their lengths or their generations.
+//! So (1) no backup, and no later life of one, may hold another entry at the same place: what an
+//! owner has sealed and not sent is in there, too, and a new owner must make the same of it; and
+//! (2) the bytes on the wire at that place must end with that tag, whichever relay sent them
+//! (`wire` has made sure that all of them sent the same).
+//!
+//! What an owner has sealed and told nobody of is not seen here. It never leaves that owner, because
+//! no record is released that a backup in the view does not hold (`audit`), so nobody could ever
+//! compare it with what another one seals under the same number.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use relay_abi::peer::Entry;
+use relay_core::id::FlowId;
+use relay_core::relay::{Log, Placed};
+
+use crate::wire::Wire;
+
+type Ends = (SocketAddr, SocketAddr);
+
+/// All records that backups were told of.
+#[derive(Default)]
+pub struct Seals {
+    known: BTreeMap<(u64, u64), (Placed, Ends)>,
+    /// Up to where the log of a flow at an incarnation was compared, in a term.
+    compared: BTreeMap<(u64, u64, u64), u64>,
+    /// Comparisons of one backup's entry with what was known.
+    pub checked: u64,
+    pub failures: Vec<String>,
+}
+
+impl Seals {
+    /// Takes in the log of a flow as the backup of this incarnation holds it in this term.
+    pub fn note(&mut self, (incarnation, term): (u64, u64), id: FlowId, ends: Ends, log: &Log) {
+        let from = self.compared.entry((incarnation, term, id.0)).or_insert(0);
+        let first = (*from).max(log.delivered().index);
+        for index in first..log.end_index() {
+            let Some(placed) = log.get(index) else { break };
+            let known = self.known.entry((id.0, index)).or_insert((*placed, ends));
+            self.checked += 1;
+            if known.0 != *placed {
+                let failure =
+                    format!("record {index} of {id} is sealed twice: {known:?}, {placed:?}");
+                self.failures.push(failure);
+            }
+        }
+        *from = log.end_index();
+    }
+
+    /// Compares the tags with those on the wire; says how many there were.
+    pub fn compare(&mut self, wire: &Wire) -> u64 {
+        let mut compared = 0;
+        for ((id, index), (Placed { entry, end }, ends)) in &self.known {
+            let tag = match entry {
+                Entry::Data { tag, .. }
+                | Entry::KeyUpdate { tag, .. }
+                | Entry::Alert { tag, .. } => tag,
+                Entry::Fin => continue,
+            };
+            let Some(sent) = wire.sent(*ends, end.client, tag.len()) else { continue };
+            compared += 1;
+            if sent != tag {
+                let failure = format!("record {index} of flow {id:x} was sent with another tag");
+                self.failures.push(failure);
+            }
+        }
+        compared
+    }
+}
