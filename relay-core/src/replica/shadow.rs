@@ -292,6 +292,9 @@ impl OpenShadow {
     }
 }
 
+/// Bytes of a piece at most that is put behind another one: they are copied each time.
+const JOINED_MAX: usize = 4096;
+
 /// Pieces of a stream, which never overlap with different bytes: bytes of a stream are immutable.
 #[derive(Clone, Debug, Default)]
 pub struct Pieces {
@@ -307,11 +310,39 @@ impl Pieces {
         self.pieces.iter().map(|(offset, bytes)| (*offset, bytes.as_slice()))
     }
 
-    fn insert(&mut self, offset: u64, bytes: &[u8]) {
+    /// Keeps `bytes`, as a part of the piece before them if that has room: a sender of tiny
+    /// segments must not cost many times what it sends.
+    fn insert(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        if let Some((start, piece)) = self.pieces.range_mut(..=offset).next_back() {
+            let end = start + piece.len() as u64;
+            if offset <= end {
+                let known = bytes.len().min((end - offset) as usize);
+                (offset, bytes) = (offset + known as u64, &bytes[known..]);
+                if piece.len() + bytes.len() <= DATA_MAX {
+                    piece.extend_from_slice(bytes);
+                    self.bytes += bytes.len();
+                    return;
+                }
+            }
+        }
         let known = self.pieces.get(&offset).map_or(0, Vec::len);
         if bytes.len() > known {
             self.bytes += bytes.len() - known;
             self.pieces.insert(offset, bytes.to_vec());
+            self.join_next(offset);
+        }
+    }
+
+    /// Appends what follows on the short piece at `offset`.
+    fn join_next(&mut self, offset: u64) {
+        let length = self.pieces.get(&offset).map_or(0, Vec::len);
+        let end = offset + length as u64;
+        let next = self.pieces.get(&end).map_or(usize::MAX, Vec::len);
+        if length > 0 && next.saturating_add(length) <= JOINED_MAX {
+            let next = self.pieces.remove(&end).unwrap_or_default();
+            if let Some(piece) = self.pieces.get_mut(&offset) {
+                piece.extend(next);
+            }
         }
     }
 
@@ -334,6 +365,23 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiny_pieces_become_few() {
+        let (mut up, mut down) = (Pieces::default(), Pieces::default());
+        for at in 0..20_000u64 {
+            up.insert(7 + at, &[at as u8]);
+            up.insert(7 + at, &[at as u8]);
+            let at = 19_999 - at;
+            down.insert(7 + at, &[at as u8]);
+        }
+        for pieces in [up, down] {
+            assert_eq!(pieces.bytes, 20_000);
+            assert!(pieces.pieces.len() <= 10, "{} pieces", pieces.pieces.len());
+            let whole: Vec<u8> = pieces.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+            assert!(whole.iter().enumerate().all(|(at, byte)| *byte == at as u8));
+        }
+    }
 
     #[test]
     fn pieces_keep_what_is_not_settled() {

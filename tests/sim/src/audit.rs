@@ -212,13 +212,15 @@ fn offset(sequence: i32, initial: u32) -> u32 {
 /// Whether the union of `held` has all of `range`.
 fn covers(held: &[Range<u64>], range: Range<u64>) -> bool {
     let mut at = range.start;
-    // Ranges may overlap in any order; each round gets further or is the last.
+    // Most are in order, so that one round does; each gets further or is the last.
     while at < range.end {
-        let next = held.iter().filter(|r| r.start <= at).map(|r| r.end).max().unwrap_or(0);
-        if next <= at {
+        let before = at;
+        for next in held.iter().filter(|next| next.start <= range.end) {
+            at = if next.start <= at { at.max(next.end) } else { at };
+        }
+        if at == before {
             return false;
         }
-        at = next;
     }
     true
 }

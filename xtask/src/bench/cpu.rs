@@ -1,6 +1,7 @@
 //! Who used how much CPU time, from /proc, and on which core anything may run.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -111,7 +112,12 @@ pub fn pin_self(core: usize) -> Result<()> {
 pub fn tree(pid: i32) -> Result<Vec<i32>> {
     let mut found = vec![pid];
     for thread in threads(pid)? {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"))?;
+        let path = PathBuf::from(format!("/proc/{pid}/task/{thread}/children"));
+        let children = match fs::read_to_string(&path) {
+            // The thread has ended since it was listed; its children are another thread's now.
+            Err(_) if !path.exists() => continue,
+            children => children?,
+        };
         for child in children.split_whitespace() {
             found.extend(tree(child.parse()?)?);
         }
