@@ -59,7 +59,7 @@ impl Draft {
             _ => None,
         };
         let aimed = view.buckets.iter().find_map(|bucket| Some((bucket.owner?, partner(bucket)?)));
-        let (first, second) = aimed.filter(|_| self.number % 4 != 0).unwrap_or(drawn);
+        let (first, second) = aimed.filter(|_| !self.number.is_multiple_of(4)).unwrap_or(drawn);
         (life_of(view, first.0), life_of(view, second.0))
     }
 
