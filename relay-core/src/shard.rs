@@ -4,6 +4,7 @@ mod admission;
 mod complaint;
 mod dial;
 mod stranger;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -50,8 +51,7 @@ pub struct Shard {
     lingerers: usize,
     /// Flows that had to make room, and that followers still know.
     forgotten: Vec<FlowId>,
-    /// When a segment that belongs to no flow was seen first.
-    strangers: BTreeMap<Tuple, Instant>,
+    strangers: watch::Watch,
     neighbors: BTreeMap<IpAddress, EthernetAddress>,
     unresolved: BTreeSet<IpAddress>,
     dialed: usize,
@@ -108,7 +108,7 @@ impl Shard {
             lingering: VecDeque::new(),
             lingerers: 0,
             forgotten: Vec::new(),
-            strangers: BTreeMap::new(),
+            strangers: watch::Watch::default(),
             neighbors: BTreeMap::new(),
             unresolved: BTreeSet::new(),
             dialed: 0,

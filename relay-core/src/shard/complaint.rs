@@ -1,6 +1,7 @@
 //! ICMP errors about segments of our flows.
 
 use super::Shard;
+use crate::config::Side;
 use crate::frame::Quote;
 use crate::reason::Reason;
 use crate::time::Instant;
@@ -14,8 +15,8 @@ impl Shard {
         let (id, side) = *self.legs.get(&quote.tuple).ok_or(Reason::IcmpUnacceptable)?;
         let slot = self.flows.get_mut(&id).ok_or(Reason::IcmpUnacceptable)?;
         let leg = match side {
-            crate::config::Side::Client => Some(&mut slot.flow.client),
-            crate::config::Side::Backend | crate::config::Side::Cluster => slot.flow.backend_mut(),
+            Side::Client => Some(&mut slot.flow.client),
+            Side::Backend | Side::Cluster => slot.flow.backend_mut(),
         };
         let leg = leg.ok_or(Reason::IcmpUnacceptable)?;
         let result = leg.connection.handle_complaint(now, quote.sequence, quote.complaint);

@@ -8,15 +8,8 @@ use crate::flow::Flow;
 use crate::frame::{EthernetAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::reason::Reason;
 use crate::tcp::{Connection, reset_for};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::tls::Handshake;
-
-/// A client's segment that belongs to nothing is answered with a reset only when another one comes
-/// so much later: the first data of a client may overtake the ACK that opens its connection.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// Clients that are watched at a time; when there are more, the watch begins anew.
-const STRANGERS_MAX: usize = 4096;
 
 impl Shard {
     /// Takes in a segment that belongs to no flow.
@@ -52,13 +45,13 @@ impl Shard {
                     let handshake = Handshake::new(&settings.listeners[listener].tls)
                         .map_err(|_| Reason::FlowTableFull)?;
                     let id = self.ids.allocate();
-                    self.strangers.remove(tuple);
+                    self.strangers.forget(tuple);
                     self.insert(Flow::new(id, listener, client, source, (now, handshake)));
                     result
                 }
                 Ok(_) => Err(Reason::FlowTableFull),
                 Err(reason) => {
-                    if self.is_persistent(now, tuple) {
+                    if self.strangers.is_persistent(now, tuple) {
                         self.refuse(side, &link, tuple, segment);
                     }
                     Err(reason)
@@ -71,18 +64,5 @@ impl Shard {
         if let Some(reset) = reset_for(segment) {
             self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
         }
-    }
-
-    /// Whether segments of this client have belonged to no flow for a while.
-    fn is_persistent(&mut self, now: Instant, tuple: &Tuple) -> bool {
-        if self.strangers.len() >= STRANGERS_MAX && !self.strangers.contains_key(tuple) {
-            self.strangers.clear();
-        }
-        let first = *self.strangers.entry(*tuple).or_insert(now);
-        let persistent = now - first >= PATIENCE;
-        if persistent {
-            self.strangers.remove(tuple);
-        }
-        persistent
     }
 }
