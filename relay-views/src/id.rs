@@ -2,16 +2,10 @@
 
 use core::fmt;
 
-/// Node ids are below this: a set of nodes is one word.
+pub use relay_abi::id::{Incarnation, NodeId};
+
+/// Node ids of a council are below this: a set of nodes is one word.
 pub const NODE_IDS: u8 = 64;
-
-/// A node of the cluster, as the operator numbered it: 0 to 63.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u8);
-
-/// One life of a node's state: new at every start and whenever a node throws its state away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Incarnation(pub u64);
 
 /// A place in the council: a node together with the disk that remembers its votes.
 ///
@@ -138,18 +132,6 @@ impl FromIterator<NodeId> for NodeSet {
 impl fmt::Debug for NodeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter().map(|node| node.0)).finish()
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for Incarnation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }
 
