@@ -34,6 +34,9 @@ const HELD_MAX: usize = 4 << 20;
 /// one below the right edge (RFC 9293 section 3.10.7.4).
 const EDGE: i32 = 1;
 
+/// An acknowledgement lags by four segments at most, and a part of one.
+const LAG_MAX: u32 = 5 * 1460;
+
 type Ends = (SocketAddr, SocketAddr);
 
 /// Checks of everything that relays send.
@@ -315,8 +318,8 @@ impl Audit {
     }
 
     /// Whoever goes on with a flow knows of every acknowledgement that has ever left. To wake its
-    /// peer it may stay behind that, and SACK what lies above a hole; the former owner may have
-    /// acknowledged a part of one segment more.
+    /// peer it may stay behind that by a few segments, if it SACKs what lies above a hole; the former
+    /// owner may have acknowledged a part of one segment more.
     fn memory(&mut self, sender: &Sender, seen: &Seen<'_>) -> Option<String> {
         let key = (seen.source, seen.destination);
         let ack = seen.packet.ack_number().0 as u32;
@@ -343,6 +346,8 @@ impl Audit {
             *shown = if is_above(end, *shown) { end } else { *shown };
         }
         let shown = self.shown.get(&key).copied().unwrap_or(ack);
+        let lagging = ack.wrapping_add(LAG_MAX);
+        let shown = if is_above(shown, lagging) { lagging } else { shown };
         if is_above(shown, ack) { shown } else { ack }
     }
 

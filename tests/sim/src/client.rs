@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use relay_core::frame::IpAddress;
-use relay_core::time::Instant;
+use relay_core::time::{Duration, Instant};
 use rustls::{AlertDescription, ClientConnection};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
@@ -19,6 +19,10 @@ use crate::{setup, tls, wire};
 
 /// Bytes read from a socket at a time.
 const CHUNK: usize = 4096;
+
+/// How long a client whose backend may reset its connection waits before it asks whether the relay
+/// still knows it.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Key changes of one client: rustls takes 32 answers without data between them for an attack.
 const REKEYS_MAX: u32 = 20;
@@ -89,6 +93,9 @@ impl Clients {
             .map(|(plan, port)| {
                 let buffers = Buffers { receive: 50_000, send: 30_000 };
                 let handle = host.add_socket(buffers, random.chance(700));
+                if matches!(plan.conduct, Conduct::BackendResets { .. }) {
+                    host.socket(handle).set_keep_alive(Some(KEEP_ALIVE.into()));
+                }
                 let mut client = Client::new(plan, (port, handle), begin, random.fork());
                 client.odd = plan.odd.map(|seed| Tcp::new(path(vip, port), Random::new(seed)));
                 client

@@ -15,6 +15,8 @@ const REPLAYED: usize = 200;
 
 /// Where the checksum of a UDP datagram over IPv4 is; zero means that there is none (RFC 768).
 const UDP_CHECKSUM: usize = 14 + 20 + 6;
+/// The third lowest byte of a datagram's counter.
+const COUNTER_HIGH: usize = 14 + 20 + 8 + 19 + 5;
 
 /// Longest frame of noise, in bytes.
 const NOISE_MAX: u64 = 200;
@@ -212,8 +214,10 @@ impl World {
             let at = self.random.below(self.recorded.len() as u64) as usize;
             let (from, mut frame) = self.recorded[at].clone();
             if self.random.chance(300) {
+                // With a counter that is still to come, or it would be taken for a mere repetition.
                 let last = frame.len() - 1;
                 frame[last] ^= 1;
+                frame[COUNTER_HIGH] = frame[COUNTER_HIGH].wrapping_add(1);
                 frame[UDP_CHECKSUM..UDP_CHECKSUM + 2].fill(0);
             }
             self.network.send(self.now, Side::Cluster, Port::Relay(from), &frame);

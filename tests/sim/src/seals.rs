@@ -72,3 +72,34 @@ impl Seals {
         compared
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use relay_abi::peer::Delivered;
+
+    use super::*;
+
+    fn ends() -> Ends {
+        let end = |port| SocketAddr::from(([10, 99, 1, 10], port));
+        (end(443), end(5000))
+    }
+
+    /// A log of one record with this tag.
+    fn log(tag: u8) -> Log {
+        let mut log = Log::new(Delivered::default(), 22);
+        log.push(Entry::Data { length: 100, tag: [tag; 16] });
+        log
+    }
+
+    #[test]
+    fn a_number_that_two_nodes_seal_differently_is_noticed() {
+        let mut seals = Seals::default();
+        seals.note((1, 1), FlowId(7), ends(), &log(1));
+        seals.note((2, 1), FlowId(7), ends(), &log(1));
+        assert_eq!((seals.checked, seals.failures.len()), (2, 0));
+        seals.note((3, 2), FlowId(7), ends(), &log(2));
+        assert_eq!(seals.failures.len(), 1);
+        seals.note((3, 2), FlowId(8), ends(), &log(2));
+        assert_eq!(seals.failures.len(), 1, "another flow has other keys");
+    }
+}

@@ -63,29 +63,16 @@ fn resume(options: &mut Options, random: &mut Random) {
     }
 }
 
-/// Some backends reset their connection. Their RST must not be lost, because nobody repeats it: a
-/// relay that has nothing to say to them would hear of it from its keep-alive, an hour later.
+/// Some backends reset their connection. Their RST may be lost, and so may ours to the client: then
+/// the keep-alive of relays and clients finds out.
 fn reset(options: &mut Options, random: &mut Random) {
     for plan in &mut options.plans {
         let after = random.below(plan.down + 1);
         if random.chance(RESETTING_BACKENDS) {
             plan.conduct = Conduct::BackendResets { after };
+            plan.odd = None;
         }
     }
-    if !resets(options) {
-        return;
-    }
-    let [_, backend, _] = &mut options.faults;
-    (backend.loss, backend.corruption) = (0, 0);
-    for step in &mut options.steps {
-        if matches!(step.action, Action::Cut(Side::Backend, ..) | Action::Freeze(..)) {
-            step.action = Action::Wait;
-        }
-    }
-}
-
-fn resets(options: &Options) -> bool {
-    options.plans.iter().any(|plan| plan.conduct != Conduct::Honest)
 }
 
 /// One relay is cut off from clients or backends, in one direction or in both, with or without
@@ -94,7 +81,7 @@ fn resets(options: &Options) -> bool {
 fn partition(options: &mut Options, random: &mut Random) {
     let time = Duration::from_millis(10 + random.below(1_200));
     let who = if random.chance(700) { Who::Owner } else { Who::Backup };
-    let to_backend = random.chance(500) && !resets(options);
+    let to_backend = random.chance(500);
     let side = if to_backend { Side::Backend } else { Side::Client };
     let way = if random.chance(500) { Way::In } else { Way::Out };
     let mut actions = Vec::new();
