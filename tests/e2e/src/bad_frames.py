@@ -17,6 +17,8 @@ import time
 PORT, CLOSED_PORT = 443, 81
 LAST_PORT = 51000
 TURN_S = 0.5
+# The relay tells a stranger that it is one only when it goes on for three seconds.
+PATIENCE_S = 3.5
 ANSWER_TURNS = 20
 SILENT_TURNS = 2
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
@@ -105,17 +107,17 @@ def main(device, mac, source, target, silent=None):
     names = {port: name for name, port, _ in cases} | {LAST_PORT: "good"}
     answered = {name: set() for name in names.values()}
 
-    def listen():
-        for port, flags in frames.answers(time.monotonic() + TURN_S):
+    def listen(seconds=TURN_S):
+        for port, flags in frames.answers(time.monotonic() + seconds):
             if port in names:
                 answered[names[port]].add(flags)
 
     # A segment without a connection may have overtaken the one that opens it: only when it comes
-    # again it is answered.
-    for _ in range(2):
+    # again, much later, it is answered.
+    for wait in (PATIENCE_S, TURN_S):
         for _, _, packet in cases:
             frames.send(packet)
-        listen()
+        listen(wait)
     for _ in range(SILENT_TURNS if silent else ANSWER_TURNS):
         frames.send(frames.ip(frames.tcp((LAST_PORT, PORT), "S")))
         listen()

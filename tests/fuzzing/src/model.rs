@@ -22,6 +22,11 @@ impl Model {
             held.iter().for_each(|range| self.mark(range, start, payload));
         }
         let now: u64 = held.iter().map(|range| range.end - range.start).sum();
+        let is_over = matches!(connection.phase(), Phase::Closed(_));
+        if is_over && held.len() == 1 {
+            // What lay beyond a hole is forgotten.
+            self.held = self.bytes.iter().take(now as usize).flatten().count() as u64;
+        }
         assert_eq!(now, self.held, "held {held:?} after {} bytes at {start}", payload.len());
         assert!(held.windows(2).all(|pair| pair[0].end < pair[1].start), "{held:?}");
     }
