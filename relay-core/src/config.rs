@@ -65,6 +65,18 @@ pub struct Cluster {
     pub heartbeat: Duration,
     /// A node that was silent for this long is taken for dead.
     pub timeout: Duration,
+    pub authority: Authority,
+}
+
+/// Who decides who owns the flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Authority {
+    /// Two nodes by themselves: who is silent for the timeout is dead. A cut of the link between
+    /// them makes two owners.
+    #[default]
+    Silence,
+    /// Consensus, see [`crate::node::Node::handle_view`].
+    Views,
 }
 
 /// Where clients connect, and where they are relayed to.

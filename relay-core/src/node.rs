@@ -1,16 +1,20 @@
 //! One node: membership, replication and the shard. What the simulator runs and the worker drives.
 
+mod agreed;
 mod answer;
 mod membership;
 mod report;
+mod silence;
 
 pub use report::{Load, NodeReport, PeerReport};
 
 use std::collections::VecDeque;
 
 use relay_abi::peer::{Message, Session, View};
+use relay_views::Command as Proposal;
+use relay_views::id::NodeSet;
 
-use crate::config::{Settings, Side};
+use crate::config::{Authority, Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
 use crate::frame::{Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse};
@@ -62,8 +66,6 @@ pub struct Node {
     quarantine: Option<Instant>,
     /// After a pause of a backup: the owner may have gone on without it.
     doubtful: bool,
-    /// How far the owner's clock is ahead of ours, in milliseconds.
-    owner_lead: u32,
     /// The owner restarted, so its flows are ours.
     owner_lost: bool,
     /// The highest view number that the owner has named: a backup that has not been told of that
@@ -72,18 +74,25 @@ pub struct Node {
     /// Since when an owner cannot serve for want of a carrier.
     cut_off_since: Option<Instant>,
     announce_at: VecDeque<Instant>,
+    agreed: agreed::Agreed,
+    /// Until then the council has vouched for the view.
+    lease_until: Instant,
     takeovers: u64,
     takeover: Option<Duration>,
     datagram: Vec<u8>,
 }
 
 /// What the process around the node has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Take in (or stop taking in) the frames of all buckets, and answer for the cluster's MACs.
     Own(bool),
     /// Find out the next hop toward an address and tell it to [`Node::handle_neighbor`].
     Resolve(IpAddress),
+    /// Propose a change of the view. It may be lost; what is still wanted is proposed again.
+    Propose(Proposal),
+    /// Tell the council of whom nothing is heard at present.
+    Suspect(NodeSet),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,11 +145,12 @@ impl Node {
             resumed: Instant::ZERO,
             quarantine: None,
             doubtful: false,
-            owner_lead: 0,
             owner_lost: false,
             owner_view: 0,
             cut_off_since: None,
             announce_at: VecDeque::new(),
+            agreed: agreed::Agreed::default(),
+            lease_until: Instant::ZERO,
             takeovers: 0,
             takeover: None,
             datagram: Vec::new(),
@@ -155,7 +165,14 @@ impl Node {
     /// Whether the node may take in clients' and backends' frames. The worker renews the XDP
     /// program's lease as long as this holds.
     pub fn is_serving(&self) -> bool {
-        self.role == Role::Owner && self.quarantine.is_none()
+        let vouched = self.has_lease() || self.replicas.has_gates();
+        self.role == Role::Owner && self.quarantine.is_none() && vouched
+    }
+
+    /// Whether the node may do what no gate has to agree to: release alone, take in new flows,
+    /// reset those that it does not know, answer for the cluster's addresses (rule 17).
+    fn has_lease(&self) -> bool {
+        self.settings.cluster.authority == Authority::Silence || self.lease_until > self.last_turn
     }
 
     /// Takes in a whole Ethernet frame.
@@ -196,7 +213,10 @@ impl Node {
         let is_back = self.carrier.note(side, carrier);
         if is_back && self.role == Role::Owner && !self.replicas.peers.is_empty() {
             // Nobody could tell us meanwhile that we were deposed: listen first.
-            self.quarantine(now);
+            match self.settings.cluster.authority {
+                Authority::Silence => self.quarantine(now),
+                Authority::Views => self.doubt(now),
+            }
         }
     }
 
@@ -209,6 +229,7 @@ impl Node {
         }
         self.update_membership(now);
         if self.role == Role::Owner {
+            self.shard.set_lease(self.has_lease());
             self.shard.turn(now, &mut self.replicas, &mut self.counters, &self.settings);
             self.tell_sessions();
             self.announce(now);

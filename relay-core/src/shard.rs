@@ -58,6 +58,8 @@ pub struct Shard {
     total: u64,
     /// Bytes of all flows that backups hold as data.
     replicated: u64,
+    /// Whether what no gate has to agree to may be done (rule 17).
+    has_lease: bool,
 }
 
 struct Slot {
@@ -114,7 +116,42 @@ impl Shard {
             dialed: 0,
             total: 0,
             replicated: 0,
+            has_lease: true,
         }
+    }
+
+    /// Whether what no gate has to agree to may be done (rule 17).
+    pub fn set_lease(&mut self, has_lease: bool) {
+        self.has_lease = has_lease;
+    }
+
+    /// Stops owning: everything is forgotten, but what others must know to go on is returned, as
+    /// encoded messages. Nobody is told.
+    pub fn lay_down(
+        &mut self,
+        now: Instant,
+        counters: &mut Counters,
+        settings: &Settings,
+    ) -> Vec<Vec<u8>> {
+        let (mut recorder, mut effects) = (Replicas::recorder(), Effects::new());
+        for slot in self.flows.values_mut().filter(|slot| slot.flow.is_replicated()) {
+            let io = (now, &mut recorder);
+            slot.flow.replicate(&mut Turn::new(io, &mut effects, counters, settings));
+        }
+        self.flows.clear();
+        self.legs.clear();
+        self.timers.clear();
+        self.effects.clear();
+        for queue in [&mut self.dirty, &mut self.client_ready, &mut self.backend_ready] {
+            queue.clear();
+        }
+        for replies in [&mut self.client_replies, &mut self.backend_replies] {
+            replies.clear();
+        }
+        self.lingering.clear();
+        self.forgotten.clear();
+        (self.lingerers, self.replicated) = (0, 0);
+        recorder.into_recorded()
     }
 
     /// Number of senders whose segments belong to no flow.
@@ -408,7 +445,8 @@ impl Shard {
             true => replicas.last(),
             false => replicas.committed(),
         };
-        while self.effects.front().is_some_and(|(lsn, _, _)| *lsn <= committed) {
+        let is_free = self.has_lease || replicas.has_gates();
+        while is_free && self.effects.front().is_some_and(|(lsn, _, _)| *lsn <= committed) {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {
                 slot.flow.apply(effect);

@@ -1,20 +1,14 @@
-//! Who owns the flows, by the simple rule for two nodes: a node that was silent for the timeout is
-//! dead, and the survivor decides alone. (Consensus comes with larger clusters; terms,
-//! incarnations and the refusal of old ones are those of the rules 2 to 11 already.)
-
-use core::cmp::Reverse;
+//! What owners, backups and learners do, whoever decided who they are: `silence` (two nodes by
+//! themselves) or `agreed` (views by consensus).
 
 use relay_abi::peer::{Message, Session, View};
 
-use super::{Command, Node, blank_replicas, blank_shard};
+use super::{Command, Node};
 use crate::canary::{Canary, breaks};
-use crate::id::{Incarnation, NodeId};
+use crate::config::Authority;
 use crate::reason::Reason;
-use crate::replica::{Event, OUTBOX_MAX, Role, Standing};
+use crate::replica::{Event, OUTBOX_MAX, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
-
-/// A starting node looks for an owner for this many timeouts, unless it hears of every peer.
-const LOOK_TIMEOUTS: u32 = 5;
 
 /// A backup that applies nothing for this many timeouts is ejected (rule 19).
 const STALL_TIMEOUTS: u32 = 20;
@@ -35,6 +29,18 @@ const ANNOUNCEMENTS: [Duration; 5] = [
     Duration::from_millis(1000),
 ];
 
+/// What becomes of a view that an owner writes into its stream.
+pub(super) enum Reading {
+    /// What follows is of the view that holds here.
+    Apply,
+    /// We are behind: it is read when our views have come so far.
+    Wait,
+    /// The owner is behind.
+    Stale,
+    /// The same, and so are we.
+    Deposed,
+}
+
 impl Node {
     /// A peer was heard.
     pub(super) fn heard(&mut self, now: Instant, index: usize, event: Event) {
@@ -44,100 +50,88 @@ impl Node {
             self.quarantine = None;
         }
         let peer = &mut self.replicas.peers[index];
-        let (id, Some(status)) = (peer.id, peer.link.status()) else { return };
+        let Some(status) = peer.link.status() else { return };
+        let lead = status.clock_ms.saturating_sub(now.as_millis());
+        peer.lead_ms = u32::try_from(lead).unwrap_or(u32::MAX);
         if fresh && status.role == Role::Owner {
             self.doubtful = false;
         }
         if event == Event::NewIncarnation {
             peer.applied_epoch = 0;
-            if self.role == Role::Owner && peer.standing != Standing::Out {
-                self.eject(index);
-            }
-            if self.role == Role::Backup && self.view.owner == id.0 {
-                self.owner_lost = true;
-            }
         }
-        match (status.role, self.role) {
-            (Role::Owner, Role::Owner) => {
-                // Of two owners of one term the one with the longer history goes on.
-                let theirs = (status.term, status.view, Reverse(id));
-                let ours = (self.view.term, self.view.number, Reverse(self.settings.node));
-                if theirs > ours && !breaks(Canary::IgnoreTerms) {
-                    self.step_down(now, status.term);
-                }
-            }
-            (Role::Owner, _) if status.term >= self.promised => {
-                if self.view.owner != id.0 || status.term > self.view.term {
-                    self.follow(id, status.term);
-                }
-                self.owner_lost = false;
-                self.owner_view = self.owner_view.max(status.view);
-                let lead = status.clock_ms.saturating_sub(now.as_millis());
-                self.owner_lead = u32::try_from(lead).unwrap_or(u32::MAX);
-            }
-            // An owner's term is its own: only another owner's ends it.
-            (_, Role::Owner) => {}
-            _ => self.promised = self.promised.max(status.term),
+        match self.settings.cluster.authority {
+            Authority::Silence => self.heard_by_silence(now, index, (event, status)),
+            Authority::Views => self.heard_by_views(index, event),
         }
     }
 
     /// Applies what arrived from a peer, in order. What is refused is not acknowledged.
     pub(super) fn apply_messages(&mut self, now: Instant, index: usize) -> Result<(), Reason> {
-        let mut stale_owner = false;
         let peer = &mut self.replicas.peers[index];
-        let id = peer.id;
-        let epoch = peer.link.stream_epoch();
         if peer.link.inbox().is_broken() {
             return Err(Reason::PeerMalformed);
         }
-        let mut applied = false;
+        let (mut applied, mut deposed) = (false, false);
         let result = loop {
+            let follows = self.follows(index);
+            let Node { replicas, shadows, sessions, .. } = self;
+            let peer = &mut replicas.peers[index];
+            let from = peer.id;
             let Some(bytes) = peer.link.inbox().next_message() else { break Ok(()) };
-            let Ok(message) = Message::decode(bytes) else { break Err(Reason::PeerMalformed) };
-            if let Message::View(view) = &message {
-                if view.term < self.promised || self.role == Role::Owner {
-                    stale_owner = view.term > self.promised;
-                    break Err(Reason::PeerStaleTerm);
-                }
-                self.promised = view.term;
-                if peer.applied_epoch != epoch {
-                    peer.applied_epoch = epoch;
-                    self.shadows.begin_bases();
-                }
-                self.view = view.clone();
-                self.role = Role::Backup;
-            } else if self.role != Role::Backup
-                || self.view.owner != id.0
-                || self.view.term != self.promised
-                || peer.applied_epoch != epoch
-            {
-                if breaks(Canary::IgnoreTerms) {
-                    peer.link.inbox().mark_applied();
-                    applied = true;
-                    continue;
-                }
-                break Err(Reason::PeerStaleTerm);
-            }
-            let result = match &message {
-                Message::Session(session) => {
-                    self.sessions.learn(session);
+            let result = match Message::decode(bytes) {
+                Err(_) => Err(Reason::PeerMalformed),
+                Ok(Message::View(view)) => match self.read_view(index, &view) {
+                    Reading::Apply => Ok(()),
+                    Reading::Wait => break Ok(()),
+                    reading => {
+                        deposed = matches!(reading, Reading::Deposed);
+                        Err(Reason::PeerStaleTerm)
+                    }
+                },
+                Ok(_) if !follows && breaks(Canary::IgnoreTerms) => Ok(()),
+                Ok(_) if !follows => Err(Reason::PeerStaleTerm),
+                Ok(Message::Session(session)) => {
+                    sessions.learn(&session);
                     Ok(())
                 }
-                message => self.shadows.apply(message),
+                Ok(message) => shadows.apply(from, &message),
             };
             if let Err(reason) = result {
                 break Err(reason);
             }
-            peer.link.inbox().mark_applied();
+            self.replicas.peers[index].link.inbox().mark_applied();
             applied = true;
         };
         if applied {
-            peer.link.acknowledge();
+            self.replicas.peers[index].link.acknowledge();
         }
-        if stale_owner {
+        if deposed {
             self.step_down(now, self.promised);
         }
         result
+    }
+
+    /// Whether what a peer says on its present stream is of the term that this node promised.
+    fn follows(&self, index: usize) -> bool {
+        let peer = &self.replicas.peers[index];
+        self.role == Role::Backup
+            && self.view.owner == peer.id.0
+            && self.view.term == self.promised
+            && peer.applied_epoch == peer.link.stream_epoch()
+    }
+
+    fn read_view(&mut self, index: usize, view: &View) -> Reading {
+        let reading = match self.settings.cluster.authority {
+            Authority::Silence => self.read_view_by_silence(view),
+            Authority::Views => self.read_view_by_views(index, view),
+        };
+        let peer = &mut self.replicas.peers[index];
+        let epoch = peer.link.stream_epoch();
+        if matches!(reading, Reading::Apply) && peer.applied_epoch != epoch {
+            peer.applied_epoch = epoch;
+            self.shadows.begin_bases();
+        }
+        reading
     }
 
     /// A process that did not run must not take its own silence for the others'.
@@ -148,9 +142,7 @@ impl Node {
             for peer in &mut self.replicas.peers {
                 peer.link.discount_pause(pause);
             }
-            if self.role == Role::Owner && self.replicas.peers.iter().any(|p| self.lives(now, p)) {
-                self.quarantine(now);
-            }
+            self.doubt(now);
             self.since += pause;
             self.doubtful = self.role == Role::Backup;
             self.resumed = now;
@@ -161,6 +153,20 @@ impl Node {
         self.last_turn = now;
     }
 
+    /// Somebody else may own what was ours, and could not tell us.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        match self.settings.cluster.authority {
+            Authority::Silence => {
+                let peers = &self.replicas.peers;
+                if self.role == Role::Owner && peers.iter().any(|p| self.lives(now, p)) {
+                    self.quarantine(now);
+                }
+            }
+            // Gates refuse what is stale; whatever needs no gate needs a lease (rule 17).
+            Authority::Views => self.lease_until = now,
+        }
+    }
+
     /// Nothing leaves, and silence counts anew, until a peer was heard or the timeout has passed.
     pub(super) fn quarantine(&mut self, now: Instant) {
         let timeout = self.settings.cluster.timeout;
@@ -169,139 +175,66 @@ impl Node {
     }
 
     pub(super) fn update_membership(&mut self, now: Instant) {
-        match self.role {
-            Role::Starting => self.look_for_owner(now),
-            Role::Backup => self.watch_owner(now),
-            Role::Owner => self.watch_backups(now),
+        match (self.settings.cluster.authority, self.role) {
+            (Authority::Silence, Role::Starting) => self.look_for_owner(now),
+            (Authority::Silence, Role::Backup) => self.watch_owner(now),
+            (Authority::Silence, Role::Owner) => {
+                if self.quarantine.is_none() && !self.make_way(now) {
+                    self.watch_backups(now);
+                }
+            }
+            (Authority::Views, role) => {
+                self.watch_peers(now);
+                if role == Role::Owner {
+                    self.watch_backups(now);
+                }
+            }
         }
     }
 
-    /// Whether this node may take over: it is in the in-sync set of the latest view it knows of.
-    pub(super) fn is_eligible(&self) -> bool {
-        let me = (self.settings.node.0, self.incarnation.0);
-        if breaks(Canary::TakeOverUnfit) {
-            return self.role == Role::Backup;
-        }
-        self.role == Role::Backup
-            && !self.doubtful
-            && self.view.term == self.promised
-            && self.view.in_sync.contains(&me)
-            && self.view.number >= self.owner_view
-    }
-
-    fn look_for_owner(&mut self, now: Instant) {
-        let peers = &self.replicas.peers;
-        let living = || peers.iter().filter(|peer| self.lives(now, peer));
-        let role_of = |role| {
-            move |peer: &&crate::replica::Peer| peer.link.status().is_some_and(|s| s.role == role)
-        };
-        let all_known = living().count() == peers.len();
-        // Who greets us is there and does not hear us: it may be an owner, and must not be deposed
-        // by a blank node as soon as it hears us again.
-        let timeout = self.settings.cluster.timeout;
-        let greets = |peer: &crate::replica::Peer| {
-            peer.link.last_greeted().is_some_and(|at| now - at < timeout)
-        };
-        let looked = now - self.since >= timeout * LOOK_TIMEOUTS && !peers.iter().any(greets);
-        let settled = living().any(|p| role_of(Role::Owner)(&p) || role_of(Role::Backup)(&p));
-        let first = living().all(|peer| self.settings.node < peer.id);
-        // A blank node that nobody could have told of an owner must not claim to be one.
-        let could_hear = self.carrier.cluster || peers.is_empty();
-        if (all_known || looked) && !settled && first && could_hear && self.can_serve() {
-            self.shadows.take();
-            self.become_owner(now);
-        }
-    }
-
-    fn watch_owner(&mut self, now: Instant) {
-        let owner = self.replicas.peers.iter().find(|peer| peer.id.0 == self.view.owner);
-        let silent_since = owner.and_then(|peer| peer.link.last_heard());
-        if owner.is_some_and(|peer| self.lives(now, peer)) && !self.owner_lost {
-            return;
-        }
-        if !self.is_eligible() {
-            // Whatever the owner knew is lost with it.
-            self.role = Role::Starting;
-            self.since = now;
-            self.owner_lost = false;
-            return;
-        }
-        let before_us = |peer: &&crate::replica::Peer| {
-            peer.id.0 != self.view.owner
-                && peer.id < self.settings.node
-                && self.view.in_sync.iter().any(|(id, _)| *id == peer.id.0)
-        };
-        let first = !self.replicas.peers.iter().filter(before_us).any(|peer| self.lives(now, peer));
-        if first && self.can_serve() {
-            self.take_over(now, silent_since);
-        }
-    }
-
-    fn take_over(&mut self, now: Instant, silent_since: Option<Instant>) {
+    /// Goes on with everything that this node knows, as the owner in `view`.
+    pub(super) fn take_over(&mut self, now: Instant, view: View, silent_since: Option<Instant>) {
         let shadows = self.shadows.take();
-        self.become_owner(now);
+        self.become_owner(now, view);
         let outage = silent_since.map_or(Duration::ZERO, |since| now - since);
-        let lead = self.owner_lead.saturating_add(CLOCK_MARGIN_MS);
-        for entry in shadows {
+        for (id, shadow, from) in shadows {
+            let of = |peer: &&Peer| peer.id == from;
+            let lead = self.replicas.peers.iter().find(of).map_or(0, |peer| peer.lead_ms);
+            let lead = lead.saturating_add(CLOCK_MARGIN_MS);
             let io = (now, &mut self.replicas);
-            let counters = &mut self.counters;
-            if let Err(reason) =
-                self.shard.adopt((entry, (lead, outage)), io, counters, &self.settings)
-            {
+            let (counters, settings) = (&mut self.counters, &self.settings);
+            let adopted = self.shard.adopt(((id, shadow), (lead, outage)), io, counters, settings);
+            if let Err(reason) = adopted {
                 self.counters.count(reason);
             }
         }
+        self.replicas.push(None, &Message::BasesEnd);
         self.takeovers += 1;
         self.takeover = silent_since.map(|since| now - since);
     }
 
-    fn become_owner(&mut self, now: Instant) {
-        self.promised += 1;
-        let me = (self.settings.node.0, self.incarnation.0);
-        self.view = View {
-            number: self.view.number + 1,
-            term: self.promised,
-            owner: me.0,
-            in_sync: vec![me],
-        };
+    /// Owns from now on, with the flows that there are: those in sync are gates.
+    pub(super) fn become_owner(&mut self, now: Instant, view: View) {
+        self.view = view;
         self.role = Role::Owner;
         self.owner_lost = false;
         for peer in &mut self.replicas.peers {
             peer.put_out();
+            let life = peer.link.incarnation();
+            let member = self.view.in_sync.iter().find(|(id, _)| *id == peer.id.0);
+            peer.standing = match member {
+                Some((_, member)) if life.is_some_and(|life| life.0 == *member) => Standing::InSync,
+                Some(_) => Standing::Lost,
+                None => Standing::Out,
+            };
         }
+        self.replicas.push(None, &Message::View(self.view.clone()));
         self.announce_at = ANNOUNCEMENTS.iter().map(|after| now + *after).collect();
         self.commands.push_back(Command::Own(true));
     }
 
-    /// Somebody else owns the flows now: what we know is void, and we begin anew.
-    fn step_down(&mut self, now: Instant, term: u64) {
-        self.incarnation = Incarnation(self.entropy.u64().max(1));
-        self.shard = blank_shard(&self.settings, &mut self.entropy, self.incarnation);
-        let macs: Vec<_> = self.replicas.peers.iter().map(|peer| peer.mac).collect();
-        self.replicas = blank_replicas(&self.settings, self.incarnation);
-        for (peer, mac) in self.replicas.peers.iter_mut().zip(macs) {
-            peer.mac = mac;
-        }
-        self.shadows.take();
-        self.promised = self.promised.max(term);
-        self.role = Role::Starting;
-        self.since = now;
-        self.announce_at.clear();
-        self.commands.push_back(Command::Own(false));
-    }
-
-    fn follow(&mut self, owner: NodeId, term: u64) {
-        self.promised = term;
-        self.role = Role::Backup;
-        // Not eligible until a view of this term names us.
-        self.view = View { number: 0, term, owner: owner.0, in_sync: Vec::new() };
-        self.owner_view = 0;
-    }
-
     fn watch_backups(&mut self, now: Instant) {
-        if self.quarantine.is_some() || self.make_way(now) {
-            return;
-        }
+        let by_silence = self.settings.cluster.authority == Authority::Silence;
         let stall_max = self.settings.cluster.timeout * STALL_TIMEOUTS;
         for index in 0..self.replicas.peers.len() {
             let peer = &self.replicas.peers[index];
@@ -315,48 +248,39 @@ impl Node {
                 _ if !lives && !self.can_serve() => {}
                 Standing::Out if peer.rest_until > now => {}
                 Standing::Out => self.begin_learning(index),
-                _ if !lives => self.eject(index),
-                _ if slow => {
-                    self.eject(index);
+                // Who is silent is for the council to say.
+                _ if !lives && !by_silence => {}
+                _ if !lives => self.eject_alone(index),
+                _ if slow && by_silence => {
+                    self.eject_alone(index);
                     self.replicas.peers[index].put_to_rest(now);
                 }
+                _ if slow => self.ask_to_eject(now, index),
                 Standing::Learning(upto) => self.teach(now, index, upto),
                 Standing::Proposed(end) => {
                     if peer.link.outbox_ref().acked() >= end {
-                        self.promote(index);
+                        match by_silence {
+                            true => self.promote_alone(index),
+                            false => self.ask_to_promote(now, index),
+                        }
                     }
                 }
-                Standing::InSync => {}
+                Standing::InSync | Standing::Lost => {}
             }
         }
     }
 
-    /// An owner whose clients or backends are out of reach leaves its flows to a backup that may
-    /// reach them: its state is at the backup, so stepping down is all that it takes.
-    fn make_way(&mut self, now: Instant) -> bool {
-        if self.can_serve() {
-            self.cut_off_since = None;
-            return false;
-        }
-        let since = *self.cut_off_since.get_or_insert(now);
-        let is_backed_up = |peer: &crate::replica::Peer| {
-            peer.standing == Standing::InSync && self.lives(now, peer)
-        };
-        let leaves = now - since >= self.settings.cluster.timeout
-            && self.replicas.peers.iter().any(is_backed_up);
-        if leaves {
-            self.cut_off_since = None;
-            self.step_down(now, self.promised);
-        }
-        leaves
-    }
-
     fn begin_learning(&mut self, index: usize) {
-        let peer = &mut self.replicas.peers[index];
+        let peer = &self.replicas.peers[index];
         let follows = peer.link.status().is_some_and(|status| status.role != Role::Owner);
-        if !follows || peer.link.incarnation().is_none() {
+        let wanted = match self.settings.cluster.authority {
+            Authority::Silence => follows && peer.link.incarnation().is_some(),
+            Authority::Views => self.is_learner(peer),
+        };
+        if !wanted {
             return;
         }
+        let peer = &mut self.replicas.peers[index];
         peer.put_out();
         peer.standing = Standing::Learning(None);
         if breaks(Canary::CountUnbased) {
@@ -404,40 +328,11 @@ impl Node {
         next.is_some()
     }
 
-    fn promote(&mut self, index: usize) {
-        self.replicas.peers[index].standing = Standing::InSync;
-        self.admit(index);
-        self.commit_view();
-    }
-
-    /// Puts a peer into the view.
-    fn admit(&mut self, index: usize) {
-        let peer = &self.replicas.peers[index];
-        let Some(incarnation) = peer.link.incarnation() else { return };
-        let member = (peer.id.0, incarnation.0);
-        self.view.in_sync.retain(|(id, _)| *id != member.0);
-        self.view.in_sync.push(member);
-    }
-
-    /// Removes a backup from the view, and with that from the gates.
-    fn eject(&mut self, index: usize) {
-        let peer = &mut self.replicas.peers[index];
-        peer.put_out();
-        let id = peer.id.0;
-        self.view.in_sync.retain(|(member, _)| *member != id);
-        self.commit_view();
-    }
-
-    fn commit_view(&mut self) {
-        self.view.number += 1;
-        self.replicas.push(None, &Message::View(self.view.clone()));
-    }
-
-    fn can_serve(&self) -> bool {
+    pub(super) fn can_serve(&self) -> bool {
         self.carrier.client && self.carrier.backend
     }
 
-    pub(super) fn lives(&self, now: Instant, peer: &crate::replica::Peer) -> bool {
+    pub(super) fn lives(&self, now: Instant, peer: &Peer) -> bool {
         peer.link.last_heard().is_some_and(|at| now - at < self.settings.cluster.timeout)
     }
 }

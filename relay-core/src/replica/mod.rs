@@ -40,6 +40,9 @@ pub enum Standing {
     Proposed(u64),
     /// In the view's in-sync set.
     InSync,
+    /// In the view's in-sync set, but in another life, so that it knows of nothing: until a view
+    /// removes it nothing is released (rules 4 and 9).
+    Lost,
 }
 
 /// One of the other nodes.
@@ -56,6 +59,8 @@ pub struct Peer {
     pub rest: Duration,
     /// Serial number of the last TLS session that the peer was given while it learns.
     pub taught_session: u64,
+    /// How far its clock is ahead of ours, in milliseconds; 0 when it is behind.
+    pub lead_ms: u32,
     /// The stream epoch for which the messages were applied last.
     pub applied_epoch: u32,
     /// Ends of messages in the peer's stream, and their numbers.
@@ -68,6 +73,8 @@ pub struct Replicas {
     last: Lsn,
     /// Messages go to this peer alone, while it is given what the others know.
     only: Option<usize>,
+    /// Messages are kept here and go to nobody, while an owner becomes a backup.
+    kept: Option<Vec<Vec<u8>>>,
 }
 
 impl Peer {
@@ -82,6 +89,7 @@ impl Peer {
             rest_until: Instant::ZERO,
             rest: REST_MIN,
             taught_session: 0,
+            lead_ms: 0,
             applied_epoch: 0,
             marks: VecDeque::new(),
         }
@@ -91,7 +99,7 @@ impl Peer {
     pub fn is_gate(&self) -> bool {
         match self.standing {
             Standing::Proposed(_) => !breaks(Canary::PromoteUngated),
-            Standing::InSync => true,
+            Standing::InSync | Standing::Lost => true,
             Standing::Out | Standing::Learning(_) => false,
         }
     }
@@ -107,13 +115,21 @@ impl Peer {
     /// The peer was too slow: it rests before it is taught again.
     pub fn put_to_rest(&mut self, now: Instant) {
         self.put_out();
+        self.rest_from(now);
+    }
+
+    /// The same, while it is a gate still.
+    pub fn rest_from(&mut self, now: Instant) {
+        if self.rest_until > now {
+            return;
+        }
         self.rest_until = now + self.rest;
         self.rest = (self.rest * 2).min(REST_MAX);
     }
 
     fn takes(&self, flow: Option<FlowId>) -> bool {
         match (self.standing, flow) {
-            (Standing::Out, _) => false,
+            (Standing::Out | Standing::Lost, _) => false,
             (Standing::Learning(_), None) => true,
             (Standing::Learning(upto), Some(flow)) => upto.is_some_and(|upto| flow <= upto),
             (Standing::Proposed(_) | Standing::InSync, _) => true,
@@ -121,6 +137,9 @@ impl Peer {
     }
 
     fn acked(&mut self, last: Lsn) -> Lsn {
+        if self.standing == Standing::Lost {
+            return 0;
+        }
         let position = self.link.outbox_ref().acked();
         while self.marks.front().is_some_and(|(end, _)| *end <= position) {
             self.marks.pop_front();
@@ -132,12 +151,27 @@ impl Peer {
 impl Replicas {
     /// The given peers, none of which is a backup yet.
     pub fn new(peers: Vec<Peer>) -> Self {
-        Replicas { peers, last: 0, only: None }
+        Replicas { peers, last: 0, only: None, kept: None }
+    }
+
+    /// Takes down what would be sent to a backup.
+    pub fn recorder() -> Self {
+        Replicas { kept: Some(Vec::new()), ..Self::new(Vec::new()) }
+    }
+
+    /// The encoded messages since [`Replicas::recorder`].
+    pub fn into_recorded(self) -> Vec<Vec<u8>> {
+        self.kept.unwrap_or_default()
     }
 
     /// Sends `message` to every peer that follows `flow` (all followers, if None).
     pub fn push(&mut self, flow: Option<FlowId>, message: &Message<'_>) -> Lsn {
         self.last += 1;
+        if let Some(kept) = &mut self.kept {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            kept.push(bytes);
+        }
         let only = self.only;
         let peers = self.peers.iter_mut().enumerate();
         for (_, peer) in peers.filter(|(i, p)| p.takes(flow) && only.is_none_or(|o| o == *i)) {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use relay_abi::peer::{Base, DATA_MAX, Delivered, Direction, Entry, Leg, Mark, Message, Settled};
 
 use crate::canary::{Canary, breaks};
-use crate::id::FlowId;
+use crate::id::{FlowId, NodeId};
 use crate::reason::Reason;
 use crate::relay::Log;
 use crate::tls::{DirectionState, Secret, Suite};
@@ -56,7 +56,7 @@ pub struct OpenShadow {
 /// All flows that a backup keeps, by the rules 7 and 8.
 #[derive(Default)]
 pub struct Shadows {
-    flows: BTreeMap<FlowId, Shadow>,
+    flows: BTreeMap<FlowId, (Shadow, NodeId)>,
     /// Flows that were based since the stream began; None when all have been.
     named: Option<std::collections::BTreeSet<FlowId>>,
 }
@@ -74,13 +74,15 @@ impl Shadows {
 
     /// Every flow in the order of its id.
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &Shadow)> {
-        self.flows.iter().map(|(id, shadow)| (*id, shadow))
+        self.flows.iter().map(|(id, (shadow, _))| (*id, shadow))
     }
 
-    /// Takes all flows out: the node becomes their owner, or throws them away.
-    pub fn take(&mut self) -> BTreeMap<FlowId, Shadow> {
+    /// Takes all flows out, in the order of their ids, with the node that has described them: this
+    /// node becomes their owner, or throws them away.
+    pub fn take(&mut self) -> Vec<(FlowId, Shadow, NodeId)> {
         self.named = None;
-        core::mem::take(&mut self.flows)
+        let flows = core::mem::take(&mut self.flows).into_iter();
+        flows.map(|(id, (shadow, from))| (id, shadow, from)).collect()
     }
 
     /// A new stream begins: flows that it does not base until its end are over.
@@ -88,20 +90,20 @@ impl Shadows {
         self.named = Some(Default::default());
     }
 
-    /// Applies one message of the owner of the promised term. An error means that the message
+    /// Applies one message of `from`, the owner of the promised term. An error means that the message
     /// must not be acknowledged.
-    pub fn apply(&mut self, message: &Message<'_>) -> Result<(), Reason> {
+    pub fn apply(&mut self, from: NodeId, message: &Message<'_>) -> Result<(), Reason> {
         match message {
             // Neither belongs to a flow.
             Message::View(_) | Message::Session(_) => Ok(()),
             Message::Opening(opening) => {
                 let shadow = OpeningShadow::new(opening).ok_or(Reason::PeerMalformed)?;
-                self.base(FlowId(opening.flow), Shadow::Opening(Box::new(shadow)));
+                self.base(FlowId(opening.flow), (Shadow::Opening(Box::new(shadow)), from));
                 Ok(())
             }
             Message::Transcript { flow, offset, input, consumed, journal } => {
                 match self.flows.get_mut(&FlowId(*flow)) {
-                    Some(Shadow::Opening(shadow)) => {
+                    Some((Shadow::Opening(shadow), _)) => {
                         shadow.append((*offset, input), *consumed, journal)
                     }
                     _ => Err(Reason::PeerMalformed),
@@ -110,12 +112,12 @@ impl Shadows {
             Message::Base(base) => {
                 let mut shadow = OpenShadow::new(base).ok_or(Reason::PeerMalformed)?;
                 if breaks(Canary::MergeBase)
-                    && let Some(Shadow::Open(mut old)) = self.flows.remove(&FlowId(base.flow))
+                    && let Some((Shadow::Open(mut old), _)) = self.flows.remove(&FlowId(base.flow))
                 {
                     base.entries.iter().for_each(|entry| _ = old.log.push(*entry));
                     shadow.log = old.log;
                 }
-                self.base(FlowId(base.flow), Shadow::Open(Box::new(shadow)));
+                self.base(FlowId(base.flow), (Shadow::Open(Box::new(shadow)), from));
                 Ok(())
             }
             Message::BasesEnd => {
@@ -149,7 +151,7 @@ impl Shadows {
     }
 
     /// Whatever was known about the flow is void (rule 7).
-    fn base(&mut self, id: FlowId, shadow: Shadow) {
+    fn base(&mut self, id: FlowId, shadow: (Shadow, NodeId)) {
         if let Some(named) = &mut self.named {
             named.insert(id);
         }
@@ -158,7 +160,7 @@ impl Shadows {
 
     fn open(&mut self, id: u64) -> Result<&mut OpenShadow, Reason> {
         match self.flows.get_mut(&FlowId(id)) {
-            Some(Shadow::Open(shadow)) => Ok(shadow),
+            Some((Shadow::Open(shadow), _)) => Ok(shadow),
             _ => Err(Reason::PeerMalformed),
         }
     }

@@ -20,6 +20,9 @@ impl Shard {
         (tuple, segment): (&Tuple, &TcpRepr<'_>),
         settings: &Settings,
     ) -> Result<(), Reason> {
+        if !self.has_lease {
+            return Err(Reason::NotOwner);
+        }
         let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
         let link = Link { source: mac_of(settings, side), destination: source };
         let (Some(listener), Side::Client) = (listener, side) else {

@@ -228,7 +228,7 @@ impl Case {
             created_ms: 12_345,
         };
         let mut shadows = Shadows::default();
-        shadows.apply(&Message::Base(base)).expect("a base");
+        shadows.apply(NodeId(1), &Message::Base(base)).expect("a base");
         let mut client = Peer::new((client, to_client), self.client_stream().0, HELLO as u64);
         client.is_deaf = !self.is_answered;
         let backend = Peer::new((backend, to_backend), self.expected().1, 0);
@@ -298,7 +298,7 @@ impl Backup {
             chunk.clear();
             while let Some(message) = inbox.next_message() {
                 let message = Message::decode(message).expect("what was encoded");
-                self.shadows.apply(&message).expect("a backup in sync follows");
+                self.shadows.apply(NodeId(1), &message).expect("a backup in sync follows");
                 inbox.mark_applied();
             }
             outbox.handle_ack(now, inbox.applied(), false);
@@ -313,7 +313,7 @@ impl World {
         (hold, now): (HoldTime, Instant),
         (client, backend): (Peer, Peer),
     ) -> World {
-        let (_, shadow) = shadows.take().pop_first().expect("a flow");
+        let (_, shadow, _) = shadows.take().pop().expect("a flow");
         let flow = TLS.with(|tls| {
             let with = Restoration {
                 now,
