@@ -35,6 +35,8 @@ pub enum Canary {
     SackUnreplicated,
     /// Rule 16: a pure ACK carries the oldest sequence number that the peer has not acknowledged.
     OldSequence,
+    /// Rule 10: a new owner speaks for a flow although a gate has not been given its base.
+    SpeakUnbased,
     /// Rules 5 and 9: a backup takes over whatever it knows, in sync or not.
     TakeOverUnfit,
 }

@@ -15,7 +15,7 @@ use smoltcp::wire::TcpControl;
 use crate::canary::{Canary, breaks};
 use crate::config::{Settings, Side};
 use crate::entropy::{Entropy, TupleHash};
-use crate::flow::{Description, Effects, Flow, FlowIds, Next, Restoration, Turn};
+use crate::flow::{Description, Effect, Effects, Flow, FlowIds, Next, Restoration, Turn};
 use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::id::{FlowId, Incarnation};
 use crate::reason::{Counters, Reason};
@@ -74,6 +74,9 @@ struct Slot {
     lingers: bool,
     /// Its share of `replicated`.
     replicated: u64,
+    /// It was taken over, and nothing leaves until every gate has its base: one that takes over
+    /// before would go on from what it had of the former owner (rule 10).
+    is_unbased: bool,
 }
 
 impl Slot {
@@ -415,8 +418,13 @@ impl Shard {
         };
         let mut flow = Flow::restore(id, shadow, &with)?;
         let effects = &mut self.effects;
-        flow.replicate(&mut Turn::new((now, replicas), effects, counters, settings));
+        let mut turn = Turn::new((now, replicas), effects, counters, settings);
+        flow.replicate(&mut turn);
+        effects.push_back((replicas.last(), id, Effect::Based));
         self.insert(flow);
+        if let Some(slot) = self.flows.get_mut(&id) {
+            slot.is_unbased = !breaks(Canary::SpeakUnbased);
+        }
         Ok(())
     }
 
@@ -449,6 +457,7 @@ impl Shard {
         while is_free && self.effects.front().is_some_and(|(lsn, _, _)| *lsn <= committed) {
             let Some((_, id, effect)) = self.effects.pop_front() else { break };
             if let Some(slot) = self.flows.get_mut(&id) {
+                slot.is_unbased &= effect != Effect::Based;
                 slot.flow.apply(effect);
                 slot.count_replicated(&mut self.replicated);
                 if slot.flow.is_ending() {
@@ -479,6 +488,7 @@ impl Shard {
             dialed,
             lingers: false,
             replicated: 0,
+            is_unbased: false,
         };
         self.flows.insert(id, slot);
         self.total += 1;
@@ -527,6 +537,9 @@ impl Shard {
     /// Notes which legs want to transmit, and when the flow's next timer runs out.
     fn reschedule(&mut self, now: Instant, id: FlowId) {
         let Some(slot) = self.flows.get_mut(&id) else { return };
+        if slot.is_unbased {
+            return self.touch_timer(now, id);
+        }
         let speaks = !slot.flow.is_mute() && slot.flow.client.connection.wants_transmit(now);
         if !slot.client_ready && speaks {
             slot.client_ready = true;

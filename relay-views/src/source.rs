@@ -112,7 +112,6 @@ pub struct Audience {
     shown: Option<u64>,
     /// When the next delivery arrives, and the view that it was sent with.
     due: Option<(Duration, Arc<View>)>,
-    reported: NodeSet,
 }
 
 impl Audience {
@@ -120,7 +119,7 @@ impl Audience {
     pub fn new(oracle: &Arc<Mutex<Oracle>>, node: NodeId, incarnation: Incarnation) -> Self {
         let life = (node, incarnation);
         let oracle = Arc::clone(oracle);
-        Audience { oracle, life, shown: None, due: None, reported: NodeSet::EMPTY }
+        Audience { oracle, life, shown: None, due: None }
     }
 }
 
@@ -148,9 +147,9 @@ impl ViewSource for Audience {
 
     fn suspect(&mut self, now: Duration, silent: NodeSet) {
         let mut oracle = lock(&self.oracle);
-        let news = silent.minus(self.reported);
-        self.reported = silent;
-        let victims: Vec<_> = oracle.newest().lives(news).collect();
+        // Reports are repeated: what was decided meanwhile is not proposed again.
+        let alive = oracle.newest().alive();
+        let victims: Vec<_> = oracle.newest().lives(silent.intersection(alive)).collect();
         if !victims.is_empty() {
             oracle.propose(now, Command::Eject { victims, by: self.life });
         }

@@ -108,6 +108,8 @@ pub enum Effect {
     DownData(Range<u64>),
     /// The flow is over: reset what is left of its connections.
     Abort,
+    /// Every gate has been told of the flow by its new owner, which may speak from now on.
+    Based,
 }
 
 /// Effects in the order of their replication numbers.

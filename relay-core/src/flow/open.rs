@@ -218,7 +218,7 @@ impl Open {
     pub(super) fn apply(&mut self, client: &mut Leg, effect: Effect) {
         let (client, backend) = (&mut client.connection, &mut self.backend.connection);
         match effect {
-            Effect::Answer { .. } => {}
+            Effect::Answer { .. } | Effect::Based => {}
             Effect::Established => {
                 backend.release_handshake();
                 backend.set_send_limit(u64::MAX);

@@ -117,6 +117,9 @@ impl Shadows {
                     base.entries.iter().for_each(|entry| _ = old.log.push(*entry));
                     shadow.log = old.log;
                 }
+                if let Some((Shadow::Open(old), _)) = self.flows.remove(&FlowId(base.flow)) {
+                    shadow.keep_bytes(*old);
+                }
                 self.base(FlowId(base.flow), (Shadow::Open(Box::new(shadow)), from));
                 Ok(())
             }
@@ -203,6 +206,15 @@ impl OpenShadow {
             up_mark: None,
             down_mark: None,
         })
+    }
+
+    /// What was held of both streams goes on to be held: the log of a new owner replaces ours, but its
+    /// bytes come later and in pieces, and bytes of a stream never change (rule 7).
+    fn keep_bytes(&mut self, old: OpenShadow) {
+        self.up_data = old.up_data;
+        self.up_data.trim(self.up.client);
+        self.down_data = old.down_data;
+        self.down_data.trim(self.log.delivered().backend);
     }
 
     fn append(&mut self, index: u64, entries: &[Entry]) -> Result<(), Reason> {

@@ -69,18 +69,17 @@ pub struct Sender {
     pub incarnation: u64,
     pub node: u8,
     pub term: u64,
+    pub view: u64,
     /// The members of its view.
     pub members: Vec<(u8, u64)>,
     /// Its connections with clients that have no backend yet; our end first.
     pub openings: BTreeSet<Ends>,
 }
 
-/// What a backup could repeat, for all flows.
+/// What one backup could repeat, for all flows.
 #[derive(Default)]
 pub struct Cover {
     streams: BTreeMap<Ends, Covered>,
-    /// There is a backup in the owner's view.
-    pub is_backed_up: bool,
 }
 
 /// One leg as a backup knows it; keyed by (our end, the peer's end).
@@ -103,6 +102,7 @@ impl Sender {
             incarnation: node.incarnation().0,
             node: view.owner,
             term: view.term,
+            view: view.number,
             members: view.in_sync.clone(),
             openings: node.flows().filter(is_opening).map(|flow| ends(&flow)).collect(),
         }
@@ -120,29 +120,37 @@ fn ends(flow: &Description) -> Ends {
 }
 
 impl Cover {
-    /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(
-        &mut self,
+    /// What `backup` knows, if `sender` counts on it. Where views are `agreed` it does that, too, as
+    /// long as the backup does not know of its term yet: then nothing may leave but what the former
+    /// owner has committed (rule 10).
+    pub fn of(
         sender: &Sender,
         (id, backup): (u8, &Node),
         known: (&mut Flights, &mut Seals),
-    ) {
+        agreed: bool,
+    ) -> Option<Cover> {
         let view = backup.view();
+        let life = (id, backup.incarnation().0);
+        // A view that the sender has not seen yet may have ejected the backup, which then forgets.
+        let was_ejected = view.number > sender.view && !view.in_sync.contains(&life);
         let follows = backup.role() == Role::Backup
-            && (view.owner, view.term) == (sender.node, sender.term)
-            && sender.members.contains(&(id, backup.incarnation().0));
+            && sender.members.contains(&life)
+            && !(agreed && was_ejected)
+            && ((view.owner, view.term) == (sender.node, sender.term)
+                || (agreed && view.term < sender.term));
         if !follows {
-            return;
+            return None;
         }
-        self.is_backed_up = true;
+        let mut cover = Cover::default();
         let (flights, seals) = known;
         for (id, shadow) in backup.shadows().iter() {
-            self.cover(id, shadow, flights);
+            cover.cover(id, shadow, flights);
             if let Shadow::Open(open) = shadow {
                 let ends = (socket(&open.client.local), socket(&open.client.remote));
                 seals.note((backup.incarnation().0, view.term), id, ends, &open.log);
             }
         }
+        Some(cover)
     }
 
     fn cover(&mut self, id: FlowId, shadow: &Shadow, flights: &mut Flights) {
@@ -196,7 +204,7 @@ impl Covered {
 /// In a handshake not even an ACK leaves before a backup knows of it: what the client has said until
 /// then is in its SYN cookie and in its retransmissions alone.
 fn unheard(sender: &Sender, cover: &Cover, ends: Ends) -> Option<String> {
-    let is_known = !cover.is_backed_up || cover.streams.contains_key(&ends);
+    let is_known = cover.streams.contains_key(&ends);
     let is_early = !is_known && sender.openings.contains(&ends);
     is_early.then(|| "answers a handshake that no backup knows of".to_owned())
 }
@@ -247,7 +255,12 @@ impl Audit {
     }
 
     /// Takes in a segment that a relay sends. `to_client` says on which side.
-    pub fn watch(&mut self, sender: &Sender, cover: &Cover, (seen, to_client): (&Seen<'_>, bool)) {
+    pub fn watch(
+        &mut self,
+        sender: &Sender,
+        covers: &[Cover],
+        (seen, to_client): (&Seen<'_>, bool),
+    ) {
         let packet = &seen.packet;
         let ends = (seen.source, seen.destination);
         if packet.syn() {
@@ -260,17 +273,23 @@ impl Audit {
         if packet.rst() {
             return;
         }
-        let objections = [
+        let is_completion = !to_client && self.completed.insert(ends);
+        let mut objections = vec![
             self.one_owner(sender, if to_client { seen.destination } else { seen.source }),
             self.sequence(sender, seen),
             self.memory(sender, seen),
-            if to_client { unheard(sender, cover, ends) } else { self.complete(cover, ends) },
-            cover.streams.get(&ends).and_then(|covered| covered.objection(seen)),
         ];
-        let covered = cover.streams.get(&ends);
-        self.compared += u64::from(covered.is_some());
-        let is_flight = covered.is_some_and(|covered| covered.is_opening);
-        self.flights += u64::from(is_flight && !packet.payload().is_empty());
+        for cover in covers {
+            objections.push(match to_client {
+                true => unheard(sender, cover, ends),
+                false => early(is_completion, cover, ends),
+            });
+            let covered = cover.streams.get(&ends);
+            objections.push(covered.and_then(|covered| covered.objection(seen)));
+            self.compared += u64::from(covered.is_some());
+            let is_flight = covered.is_some_and(|covered| covered.is_opening);
+            self.flights += u64::from(is_flight && !packet.payload().is_empty());
+        }
         for objection in objections.into_iter().flatten() {
             let Sender { node, term, .. } = sender;
             let (from, to) = ends;
@@ -355,11 +374,10 @@ impl Audit {
     pub fn forget(&mut self, client_port: u16) {
         self.promised.retain(|(_, to), _| to.port() != client_port);
     }
+}
 
-    /// A backend's handshake must not be completed before EST is committed (rule 12).
-    fn complete(&mut self, cover: &Cover, ends: Ends) -> Option<String> {
-        let is_first = self.completed.insert(ends);
-        let is_early = is_first && cover.is_backed_up && !cover.streams.contains_key(&ends);
-        is_early.then(|| "completes a handshake that no backup knows of".to_owned())
-    }
+/// A backend's handshake must not be completed before EST is committed (rule 12).
+fn early(is_completion: bool, cover: &Cover, ends: Ends) -> Option<String> {
+    let is_early = is_completion && !cover.streams.contains_key(&ends);
+    is_early.then(|| "completes a handshake that a backup does not know of".to_owned())
 }

@@ -5,6 +5,7 @@ use std::thread;
 
 use relay_core::canary::{Canary, set};
 use relay_core::time::Duration;
+use relay_views::source::Manners;
 
 use crate::plan::{Plan, Version};
 use crate::random::Random;
@@ -31,7 +32,7 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 14] = [
+pub const TRIALS: [Trial; 18] = [
     Trial { canary: Canary::ReleaseBeforeCommit, world: deafness, seeds: 3 },
     Trial { canary: Canary::AnswerBeforeCommit, world: deafness, seeds: 3 },
     Trial { canary: Canary::AckBeforeSettled, world: deafness, seeds: 3 },
@@ -46,6 +47,10 @@ pub const TRIALS: [Trial; 14] = [
     Trial { canary: Canary::SackUnreplicated, world: reordering, seeds: 10 },
     Trial { canary: Canary::OldSequence, world: crash, seeds: 10 },
     Trial { canary: Canary::TakeOverUnfit, world: sleeping_backup, seeds: 5 },
+    Trial { canary: Canary::SpeakUnbased, world: three_and_held_data, seeds: 20 },
+    Trial { canary: Canary::IgnoreTerms, world: three_and_a_pause, seeds: 20 },
+    Trial { canary: Canary::ReleaseBeforeCommit, world: three_and_a_crash, seeds: 5 },
+    Trial { canary: Canary::PromoteUngated, world: three_and_a_newcomer, seeds: 20 },
 ];
 
 /// All trials, on all cores.
@@ -197,6 +202,31 @@ fn sleeping_backup(random: &mut Random) -> Options {
         (When::After(ms(150 + random.below(100))), Action::Crash(Who::Owner, 0)),
     ];
     lasting(world(random, steps))
+}
+
+/// Three relays whose views come from a council, which takes its time.
+fn agreed(mut options: Options) -> Options {
+    options.relays = 3;
+    options.views = Some(Manners { decision_max: ms(5), delivery_max: ms(30), lost: 0, stale: 0 });
+    options
+}
+
+fn three_and_a_crash(random: &mut Random) -> Options {
+    agreed(deafness(random))
+}
+
+fn three_and_held_data(random: &mut Random) -> Options {
+    agreed(reordering(random))
+}
+
+fn three_and_a_newcomer(random: &mut Random) -> Options {
+    agreed(returning_backup(random))
+}
+
+/// The owner gets no processor for so long that another one owns when it goes on.
+fn three_and_a_pause(random: &mut Random) -> Options {
+    let time = ms(200 + random.below(200));
+    agreed(lasting(world(random, [(When::InSync, Action::Pause(Who::Owner, time))])))
 }
 
 /// Connections that are still there when all steps have been done: their clients are far away.

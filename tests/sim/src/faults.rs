@@ -3,6 +3,7 @@
 use relay_core::config::Side;
 use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
+use relay_views::id::NodeSet;
 
 use crate::network::Port;
 use crate::relay::Relay;
@@ -94,7 +95,10 @@ impl World {
                 for index in 0..self.relays.len() {
                     if self.relays[index].node.is_none() {
                         let node = setup::node(index, &self.options, &mut self.random, self.now);
-                        self.relays[index].start(self.now, node);
+                        let life = (setup::id(index), node.incarnation());
+                        let council = self.council.as_ref();
+                        let member = council.map(|council| council.member(life.0, life.1));
+                        self.relays[index].start(self.now, node, member);
                     }
                 }
             }
@@ -106,12 +110,16 @@ impl World {
             }
             Action::Mute(who, time) => {
                 let Some(index) = self.find(who) else { return false };
+                if self.council.is_some() {
+                    self.disrupt(index);
+                }
                 // Both at a time is a cut of the cluster link, which splits the brain of two
                 // relays, and so is a relay that nobody hears and that hears late, because what it
                 // is told waits in its rings behind everything else: see "What does not work yet" in the README.
-                let is_cut = self.relays.iter().any(|relay| relay.is_muted(self.now))
-                    || (time >= setup::TIMEOUT
-                        && (self.greets_only(index) || self.relays[index].is_slow(self.now)));
+                let is_cut = self.council.is_none()
+                    && (self.relays.iter().any(|relay| relay.is_muted(self.now))
+                        || (time >= setup::TIMEOUT
+                            && (self.greets_only(index) || self.relays[index].is_slow(self.now))));
                 if !is_cut {
                     self.relays[index].muted_until = Some(self.now + time);
                 }
@@ -166,13 +174,28 @@ impl World {
             Who::Owner => Role::Owner,
             Who::Backup => Role::Backup,
         };
-        self.relays.iter().position(|relay| {
+        let fits = |index: &usize| {
+            let relay = &self.relays[*index];
             relay.runs() && relay.node.as_ref().is_some_and(|node| node.role() == wanted)
-        })
+        };
+        // A former owner may not know yet that it is one.
+        let term = |index: &usize| self.relays[*index].node.as_ref().map(|node| node.view().term);
+        (0..self.relays.len()).rev().filter(fits).max_by_key(term)
     }
 
     /// The relay that could take over from `owner`.
     fn successor(&self, owner: usize) -> Option<usize> {
+        if let Some(council) = &self.council {
+            let view = council.newest();
+            let in_sync = view.bucket(0).map_or(NodeSet::EMPTY, |bucket| bucket.in_sync);
+            let may = |index: &usize| {
+                let relay = &self.relays[*index];
+                let life = relay.node.as_ref().map(|node| node.incarnation());
+                let names = life.is_some_and(|life| view.names(setup::id(*index), life));
+                in_sync.contains(setup::id(*index)) && relay.runs() && names
+            };
+            return (0..self.relays.len()).filter(|index| *index != owner).find(may);
+        }
         let in_sync = |index: &usize| {
             let relay = &self.relays[*index];
             let report = relay.node.as_ref().map(|node| node.report(self.now));
@@ -185,7 +208,9 @@ impl World {
     /// Notes which connections the loss of a relay may cost.
     fn disrupt(&mut self, index: usize) {
         let role = self.relays[index].node.as_ref().map(|node| node.role());
-        if role != Some(Role::Owner) {
+        let owner = self.council.as_ref().map(|council| council.newest());
+        let owner = owner.and_then(|view| view.bucket(0)?.owner);
+        if role != Some(Role::Owner) && owner != Some(setup::id(index)) {
             return;
         }
         let open = self.protected(index);

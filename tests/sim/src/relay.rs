@@ -8,6 +8,7 @@ use relay_core::node::{Command, Node};
 use relay_core::time::{Duration, Instant};
 
 use crate::audit::Sender;
+use crate::council::Member;
 
 /// Frames that a paused machine's receive rings hold; more are lost.
 const RING: usize = 2048;
@@ -26,6 +27,8 @@ const RING_DRAINS: Duration = Duration::from_micros(200);
 pub struct Relay {
     /// None: without power.
     pub node: Option<Node>,
+    /// Where its views come from, if they decide.
+    pub member: Option<Member>,
     pub paused_until: Option<Instant>,
     /// While it is paused frames are lost.
     deaf: bool,
@@ -91,8 +94,8 @@ impl Relay {
     }
 
     /// Switches the machine on.
-    pub fn start(&mut self, now: Instant, node: Node) {
-        *self = Relay { node: Some(node), wake_at: Some(now), ..Relay::default() };
+    pub fn start(&mut self, now: Instant, node: Node, member: Option<Member>) {
+        *self = Relay { node: Some(node), member, wake_at: Some(now), ..Relay::default() };
     }
 
     /// The machine gets no processor until `until`, and no frames if it is `deaf`.
@@ -126,6 +129,7 @@ impl Relay {
         if self.next_at().is_none_or(|at| at > now) {
             return None;
         }
+        let in_reach = !self.is_muted(now) && !self.is_unplugged(now, Side::Cluster);
         let node = self.node.as_mut()?;
         self.paused_until = None;
         for (side, _) in self.unplugged.extract_if(.., |(_, until)| *until <= now) {
@@ -134,11 +138,17 @@ impl Relay {
         for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
             node.handle_frame(now, side, &frame);
         }
+        if let Some(member) = &mut self.member {
+            member.show(now, node, in_reach);
+        }
         node.turn(now);
         let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
         while let Some(command) = node.poll_command() {
-            if let Command::Resolve(address) = command {
-                turned.resolve.push(address);
+            match (command, self.member.as_mut().filter(|_| in_reach)) {
+                (Command::Resolve(address), _) => turned.resolve.push(address),
+                (Command::Propose(command), Some(member)) => member.propose(now, command),
+                (Command::Suspect(silent), Some(member)) => member.suspect(now, silent),
+                (Command::Propose(_) | Command::Suspect(_) | Command::Own(_), _) => {}
             }
         }
         let clogged = self.clogged.filter(|(_, until)| now < *until);

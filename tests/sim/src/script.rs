@@ -3,6 +3,7 @@
 use relay_core::config::Side;
 use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
+use relay_views::source::Manners;
 
 use crate::network::Faults;
 use crate::plan::{Groups, Plan};
@@ -29,6 +30,10 @@ pub struct Options {
     pub faults: [Faults; 3],
     /// Frames are damaged only until then.
     pub faults_until: Duration,
+    /// Relays of the cluster; more than two need views.
+    pub relays: usize,
+    /// Views come from an oracle with these manners; None: two relays decide by silence.
+    pub views: Option<Manners>,
     /// The owner loses power at this event after the first step, see `every_event`.
     pub kill_at: Option<u64>,
     /// Garbage that reaches the relays' ports, in frames a second.
@@ -147,6 +152,8 @@ impl Options {
             client_auth: false,
             faults: [quiet; 3],
             faults_until: Duration::ZERO,
+            relays: 2,
+            views: None,
             kill_at: None,
             noise: 0,
         }

@@ -8,6 +8,10 @@
 //! (2) the bytes on the wire at that place must end with that tag, whichever relay sent them
 //! (`wire` has made sure that all of them sent the same).
 //!
+//! Of more than one backup, some may have been told of an entry, and others not, when their owner dies:
+//! it was never released, and the log of the new owner wins (rule 11). So where views are agreed an
+//! entry may be replaced by one of a later term; (2) then shows that the former one never left.
+//!
 //! What an owner has sealed and told nobody of is not seen here. It never leaves that owner, because
 //! no record is released that a backup in the view does not hold (`audit`), so nobody could ever
 //! compare it with what another one seals under the same number.
@@ -26,7 +30,9 @@ type Ends = (SocketAddr, SocketAddr);
 /// All records that backups were told of.
 #[derive(Default)]
 pub struct Seals {
-    known: BTreeMap<(u64, u64), (Placed, Ends)>,
+    known: BTreeMap<(u64, u64), (Placed, Ends, u64)>,
+    /// Views come from a council.
+    is_agreed: bool,
     /// Up to where the log of a flow at an incarnation was compared, in a term.
     compared: BTreeMap<(u64, u64, u64), u64>,
     /// Comparisons of one backup's entry with what was known.
@@ -35,15 +41,24 @@ pub struct Seals {
 }
 
 impl Seals {
+    /// Nothing is known; views come from a council or not.
+    pub fn new(is_agreed: bool) -> Self {
+        Seals { is_agreed, ..Seals::default() }
+    }
+
     /// Takes in the log of a flow as the backup of this incarnation holds it in this term.
     pub fn note(&mut self, (incarnation, term): (u64, u64), id: FlowId, ends: Ends, log: &Log) {
         let from = self.compared.entry((incarnation, term, id.0)).or_insert(0);
         let first = (*from).max(log.delivered().index);
         for index in first..log.end_index() {
             let Some(placed) = log.get(index) else { break };
-            let known = self.known.entry((id.0, index)).or_insert((*placed, ends));
+            let known = self.known.entry((id.0, index)).or_insert((*placed, ends, term));
             self.checked += 1;
-            if known.0 != *placed {
+            if known.0 != *placed && self.is_agreed && known.2 != term {
+                if known.2 < term {
+                    *known = (*placed, ends, term);
+                }
+            } else if known.0 != *placed {
                 let failure =
                     format!("record {index} of {id} is sealed twice: {known:?}, {placed:?}");
                 self.failures.push(failure);
@@ -55,7 +70,7 @@ impl Seals {
     /// Compares the tags with those on the wire; says how many there were.
     pub fn compare(&mut self, wire: &Wire) -> u64 {
         let mut compared = 0;
-        for ((id, index), (Placed { entry, end }, ends)) in &self.known {
+        for ((id, index), (Placed { entry, end }, ends, _)) in &self.known {
             let tag = match entry {
                 Entry::Data { tag, .. }
                 | Entry::KeyUpdate { tag, .. }
@@ -101,5 +116,16 @@ mod tests {
         assert_eq!(seals.failures.len(), 1);
         seals.note((3, 2), FlowId(8), ends(), &log(2));
         assert_eq!(seals.failures.len(), 1, "another flow has other keys");
+    }
+
+    #[test]
+    fn the_log_of_a_later_term_wins_where_views_are_agreed() {
+        let mut seals = Seals::new(true);
+        seals.note((1, 1), FlowId(7), ends(), &log(1));
+        seals.note((2, 2), FlowId(7), ends(), &log(2));
+        seals.note((3, 1), FlowId(7), ends(), &log(1));
+        assert_eq!(seals.failures.len(), 0);
+        seals.note((4, 2), FlowId(7), ends(), &log(1));
+        assert_eq!(seals.failures.len(), 1, "two of one term");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use relay_core::config::{Cluster, Listener, Settings};
+use relay_core::config::{Authority, Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 use relay_core::id::NodeId;
 use relay_core::node::Node;
@@ -13,9 +13,6 @@ use crate::host::Host;
 use crate::random::Random;
 use crate::script::Options;
 use crate::tls;
-
-/// Relays of a cluster.
-pub const RELAYS: usize = 2;
 
 /// The port that clients connect to.
 pub const PORT: u16 = 443;
@@ -78,7 +75,7 @@ pub fn id(index: usize) -> NodeId {
 /// A new life of the relay at `index`.
 pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) -> Node {
     let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
-    let peers = (0..RELAYS).filter(|peer| *peer != index);
+    let peers = (0..options.relays).filter(|peer| *peer != index);
     let families = [false, true];
     let listener = Listener {
         addresses: families.map(vip).to_vec(),
@@ -102,6 +99,10 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
             peers: peers.map(|peer| (id(peer), cluster_address(peer))).collect(),
             heartbeat: Duration::from_millis(5),
             timeout: TIMEOUT,
+            authority: match options.views {
+                Some(_) => Authority::Views,
+                None => Authority::Silence,
+            },
         },
         client_mac: VIRTUAL_CLIENT_MAC,
         backend_mac: VIRTUAL_BACKEND_MAC,

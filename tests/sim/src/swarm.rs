@@ -12,6 +12,7 @@
 use relay_core::config::Side;
 use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
+use relay_views::source::Manners;
 
 use crate::network::Faults;
 use crate::plan::{End, Plan, Version};
@@ -24,6 +25,8 @@ use crate::variety;
 pub enum Swarm {
     /// One to three connections of some ten kilobytes.
     Short,
+    /// The same, of two to four relays whose views come from a council.
+    Views,
     /// Up to six connections, some of them longer than the buffers of a relay, so that these wrap.
     Long,
 }
@@ -31,22 +34,26 @@ pub enum Swarm {
 impl Swarm {
     /// How it is asked for on the command line.
     pub fn option(self) -> &'static str {
-        if self == Swarm::Short { " --short" } else { "" }
+        match self {
+            Swarm::Short => " --short",
+            Swarm::Views => " --views",
+            Swarm::Long => "",
+        }
     }
 
     /// Connections at most.
     fn connections(self) -> u64 {
-        if self == Swarm::Short { 3 } else { 6 }
+        if self.is_short() { 3 } else { 6 }
     }
 
     /// Bytes of one stream at most.
     fn stream(self) -> u64 {
-        if self == Swarm::Short { 60_000 } else { 400_000 }
+        if self.is_short() { 60_000 } else { 400_000 }
     }
 
     /// Bytes at most of a stream that is long.
     fn long_stream(self) -> u64 {
-        if self == Swarm::Short { 200_000 } else { 3_000_000 }
+        if self.is_short() { 200_000 } else { 3_000_000 }
     }
 
     /// Crashes and pauses at most.
@@ -54,9 +61,13 @@ impl Swarm {
         if self == Swarm::Short { 2 } else { 3 }
     }
 
+    fn is_short(self) -> bool {
+        self != Swarm::Long
+    }
+
     /// Frames are damaged until then.
     fn faults_until(self) -> Duration {
-        Duration::from_secs(if self == Swarm::Short { 3 } else { 20 })
+        Duration::from_secs(if self.is_short() { 3 } else { 20 })
     }
 }
 
@@ -64,6 +75,9 @@ impl Swarm {
 pub fn options(seed: u64, swarm: Swarm) -> Options {
     let mut options = plain(seed, swarm);
     variety::vary(&mut options, seed);
+    if swarm == Swarm::Views {
+        agree(&mut options, seed);
+    }
     options
 }
 
@@ -100,6 +114,20 @@ pub fn plain(seed: u64, swarm: Swarm) -> Options {
         noise: if random.chance(300) { 200 } else { 0 },
         ..Options::new(plans, steps)
     }
+}
+
+/// A council decides: swift or slow, and it may lose what it is asked.
+fn agree(options: &mut Options, seed: u64) {
+    let mut random = Random::new(seed ^ 0x0056_4945_5753);
+    options.relays = 2 + random.below(3) as usize;
+    let slow = random.chance(300);
+    let mut delay = || Duration::from_micros(random.below(if slow { 40_000 } else { 4_000 }));
+    options.views = Some(Manners {
+        decision_max: delay(),
+        delivery_max: delay(),
+        lost: if random.chance(300) { 200 } else { 0 },
+        stale: if random.chance(300) { 300 } else { 0 },
+    });
 }
 
 fn plan(id: u64, swarm: Swarm, random: &mut Random) -> Plan {

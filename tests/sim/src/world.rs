@@ -16,6 +16,7 @@ use relay_core::time::{Duration, Instant};
 use crate::audit::{Audit, Cover, Sender};
 use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
+use crate::council::Council;
 use crate::flights::Flights;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
@@ -97,6 +98,8 @@ pub struct World {
     pub(crate) random: Random,
     pub(crate) network: Network,
     pub(crate) relays: Vec<Relay>,
+    /// Who decides about views, if relays do not.
+    pub(crate) council: Option<Council>,
     pub(crate) clients: Clients,
     pub(crate) backend: Backend,
     pub(crate) wire: Wire,
@@ -127,7 +130,7 @@ impl World {
     pub fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
         tls::seed_clients(random.fork());
-        let mut network = Network::new(setup::RELAYS, random.fork());
+        let mut network = Network::new(options.relays, random.fork());
         for (side, faults) in
             [Side::Client, Side::Backend, Side::Cluster].into_iter().zip(options.faults)
         {
@@ -141,9 +144,14 @@ impl World {
         let sockets = if options.backend_listens { options.plans.len() * 2 + 2 } else { 0 };
         let host = setup::backend_host(random.next(), now);
         let backend = Backend::new(host, setup::BACKEND_PORT, sockets);
-        let mut relays: Vec<Relay> = (0..setup::RELAYS).map(|_| Relay::default()).collect();
+        let mut relays: Vec<Relay> = (0..options.relays).map(|_| Relay::default()).collect();
+        let council = options.views.map(|manners| Council::new(manners, seed));
         for (index, relay) in relays.iter_mut().enumerate() {
-            relay.start(now, setup::node(index, &options, &mut random, now));
+            let node = setup::node(index, &options, &mut random, now);
+            let member = council
+                .as_ref()
+                .map(|council| council.member(setup::id(index), node.incarnation()));
+            relay.start(now, node, member);
         }
         let noise_at = (options.noise > 0).then_some(now);
         World {
@@ -151,12 +159,13 @@ impl World {
             random,
             network,
             relays,
+            council,
             clients,
             backend,
             wire: Wire::default(),
             audit: Audit::default(),
             flights: Flights::new(options.server_key, options.client_auth),
-            seals: Seals::default(),
+            seals: Seals::new(options.views.is_some()),
             excused: BTreeSet::new(),
             report: Report { seed, ..Report::default() },
             disturbed: now + options.faults_until,
@@ -167,7 +176,7 @@ impl World {
             recorded: Vec::new(),
             noise_at,
             resolutions: BTreeMap::new(),
-            seen_takeovers: vec![0; setup::RELAYS],
+            seen_takeovers: vec![0; options.relays],
             turns: 0,
             events: 0,
             trace: std::env::var_os("SIM_TRACE").is_some(),
@@ -195,6 +204,9 @@ impl World {
             self.make_noise();
             self.deliver();
             self.run_relays();
+            if let Some(council) = &mut self.council {
+                council.attend(self.now);
+            }
             self.run_hosts();
             if self.is_finished() {
                 break;
@@ -233,7 +245,7 @@ impl World {
     }
 
     /// Puts a relay's frame onto its segment.
-    fn transmit(&mut self, index: usize, (side, frame): (Side, &[u8]), by: (&Sender, &Cover)) {
+    fn transmit(&mut self, index: usize, (side, frame): (Side, &[u8]), by: (&Sender, &[Cover])) {
         self.wire.mix(&self.now.as_nanos().to_le_bytes());
         let is_same = self.options.is_reproducible() && frame.len() > 12;
         self.wire.mix(if is_same { frame } else { &frame[..frame.len().min(12)] });
@@ -337,18 +349,19 @@ impl World {
     }
 
     /// What those know who could go on in the place of `sender`.
-    fn cover(&mut self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Cover {
-        let mut cover = Cover::default();
+    fn cover(&mut self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Vec<Cover> {
+        let mut covers = Vec::new();
         if frames.iter().all(|(side, _)| *side == Side::Cluster) {
-            return cover;
+            return covers;
         }
+        let agreed = self.council.is_some();
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
                 let known = (&mut self.flights, &mut self.seals);
-                cover.add(sender, (setup::id(other).0, node), known);
+                covers.extend(Cover::of(sender, (setup::id(other).0, node), known, agreed));
             }
         }
-        cover
+        covers
     }
 
     fn watch_role(&mut self, index: usize) {

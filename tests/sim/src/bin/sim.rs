@@ -27,6 +27,9 @@ struct Cli {
     /// Small worlds: fewer connections, less data.
     #[arg(long)]
     short: bool,
+    /// Small worlds of two to four relays, whose views come from a council.
+    #[arg(long, conflicts_with = "short")]
+    views: bool,
     /// Run this seed alone and tell what happened; SIM_TRACE=1 shows every segment.
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
@@ -43,7 +46,11 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let swarm = if cli.short { Swarm::Short } else { Swarm::Long };
+    let swarm = match (cli.short, cli.views) {
+        (true, _) => Swarm::Short,
+        (_, true) => Swarm::Views,
+        _ => Swarm::Long,
+    };
     let good = match cli.seed {
         _ if cli.canaries => canaries(),
         _ if cli.every_event => every_event(),

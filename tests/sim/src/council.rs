@@ -1,0 +1,113 @@
+//! The views of a run: one history, as consensus would make it, shown to every relay late and with
+//! gaps. What councils do on their own is done here, too: they make their node a member again
+//! whenever the view does not have it, vouch for the view, and give up what is lost.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use relay_core::id::{Incarnation, NodeId};
+use relay_core::node::Node;
+use relay_core::time::{Duration, Instant};
+use relay_views::command::Candidate;
+use relay_views::id::{NodeSet, Seat};
+use relay_views::source::{Audience, Manners, Oracle, ViewSource};
+use relay_views::view::Kind;
+use relay_views::{Command, View};
+
+/// A node that is no member asks to be one this often.
+const JOIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Flows whose holders are all dead are given up after this time (rule 18).
+const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The history.
+pub struct Council {
+    oracle: Arc<Mutex<Oracle>>,
+    stalled_since: Option<Instant>,
+}
+
+/// One relay's end of it.
+pub struct Member {
+    audience: Audience,
+    life: (NodeId, Incarnation),
+    shown: Option<Arc<View>>,
+    joined_at: Instant,
+}
+
+impl Council {
+    /// A cluster without members.
+    pub fn new(manners: Manners, seed: u64) -> Self {
+        let oracle = Oracle::new(View::genesis_of(1), manners, seed);
+        Council { oracle, stalled_since: None }
+    }
+
+    /// The end of a life that begins.
+    pub fn member(&self, node: NodeId, incarnation: Incarnation) -> Member {
+        let audience = Audience::new(&self.oracle, node, incarnation);
+        let life = (node, incarnation);
+        Member { audience, life, shown: None, joined_at: Instant::ZERO }
+    }
+
+    /// The view that is in force, whoever knows of it.
+    pub fn newest(&self) -> Arc<View> {
+        Arc::clone(lock(&self.oracle).newest())
+    }
+
+    /// Gives up what nobody can come back with.
+    pub fn attend(&mut self, now: Instant) {
+        let view = self.newest();
+        if view.stalled().next().is_none() {
+            self.stalled_since = None;
+            return;
+        }
+        let since = *self.stalled_since.get_or_insert(now);
+        if now - since > LOSS_TIMEOUT {
+            let lose = Command::Lose { seen: view.number, buckets: vec![0] };
+            // Nobody is alive who could begin anew: then it is tried again.
+            let _ = lock(&self.oracle).decide(&lose);
+        }
+    }
+}
+
+impl Member {
+    /// Shows the node what there is to see. Who is out of reach sees nothing.
+    pub fn show(&mut self, now: Instant, node: &mut Node, in_reach: bool) {
+        if !in_reach {
+            return;
+        }
+        let time = Duration::from_nanos(now.as_nanos());
+        if let Some(view) = self.audience.next_view(time) {
+            node.handle_view(now, &view);
+            self.shown = Some(view);
+        }
+        let (id, incarnation) = self.life;
+        let is_member = self.shown.as_ref().is_some_and(|view| view.names(id, incarnation));
+        if is_member {
+            node.handle_lease(now);
+        } else if now - self.joined_at >= JOIN_INTERVAL {
+            self.joined_at = now;
+            let candidate = Candidate {
+                node: id,
+                incarnation,
+                seat: Seat::new(id, 1),
+                kind: Kind::Relay,
+                votes: true,
+                weight: 1,
+                generation: 0,
+            };
+            self.audience.propose(time, Command::Join(candidate));
+        }
+    }
+
+    pub fn propose(&mut self, now: Instant, command: Command) {
+        self.audience.propose(Duration::from_nanos(now.as_nanos()), command);
+    }
+
+    pub fn suspect(&mut self, now: Instant, silent: NodeSet) {
+        self.audience.suspect(Duration::from_nanos(now.as_nanos()), silent);
+    }
+}
+
+/// A simulator that panicked elsewhere has nothing to protect.
+fn lock(oracle: &Mutex<Oracle>) -> MutexGuard<'_, Oracle> {
+    oracle.lock().unwrap_or_else(PoisonError::into_inner)
+}
