@@ -98,7 +98,9 @@ impl Node {
         if self.role == Role::Owner {
             self.lay_down(now);
         }
-        if !holds && !(same && lives) {
+        // Who is ejected and back within a term may go on to be taught: the owner may not see the
+        // view in between, and then takes for known what was known.
+        if !holds && !same {
             self.shadows.take();
             // What is still under way describes flows that are not known any more.
             self.replicas.peers.iter_mut().for_each(|peer| peer.applied_epoch = 0);
