@@ -79,6 +79,8 @@ pub enum Role {
     Learner,
     /// Cut off: carries nothing and may not take over.
     Isolated,
+    /// Only votes.
+    Witness,
 }
 
 impl Role {
@@ -90,6 +92,7 @@ impl Role {
             Role::Backup => "backup",
             Role::Learner => "learner",
             Role::Isolated => "isolated",
+            Role::Witness => "witness",
         }
     }
 }
@@ -127,6 +130,43 @@ pub struct StatusReport {
     pub peers: Vec<PeerReport>,
     /// Buckets that this node owns.
     pub buckets_owned: u32,
+    /// What this node's council does; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub council: Option<CouncilReport>,
+}
+
+/// The part that a node takes in the consensus about views.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CouncilReport {
+    /// `relay` or `witness`.
+    pub kind: String,
+    /// This node's place: id and number of its disk.
+    pub seat: String,
+    /// Who leads, as far as this node knows.
+    pub leader: Option<u8>,
+    /// The term of that leader.
+    pub term: u64,
+    /// Number of the newest view that this node knows to be committed.
+    pub view: u64,
+    /// Who is in it, at most [`MAX_PEERS`].
+    pub members: Vec<CouncilMember>,
+    /// What keeps this node from taking part, for people.
+    pub trouble: Option<String>,
+}
+
+/// A member of a view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CouncilMember {
+    /// Its id.
+    pub id: u8,
+    /// `relay` or `witness`.
+    pub kind: String,
+    /// `joining`, `live`, `draining` or `dead`.
+    pub state: String,
+    /// Its boot, in hex.
+    pub incarnation: String,
+    /// Its vote counts at present.
+    pub votes: bool,
 }
 
 /// A peer, as the answering node sees it.

@@ -1,11 +1,13 @@
-//! The operator's command line: asks a relay over its control socket and prints the answer.
+//! The operator's command line: asks a relay over its control socket and prints the answer, and
+//! makes the certificates that a cluster's nodes trust each other by.
 //!
-//! Exit codes: 0 for an answer, 1 when the relay cannot be reached or refuses, 2 for a wrong
-//! command line.
+//! Exit codes: 0 for an answer, 1 when the relay cannot be reached or refuses, or a file cannot be
+//! made, 2 for a wrong command line.
 
 #![forbid(unsafe_code)]
 
 mod client;
+mod cluster;
 mod table;
 mod view;
 
@@ -18,8 +20,11 @@ use relay_abi::control::{Request, Response};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = client::ask(&cli.control, &cli.command.request());
-    let text = outcome.and_then(|response| render(&cli.command, response));
+    let text = match &cli.command {
+        Command::Ask(question) => client::ask(&cli.control, &question.request())
+            .and_then(|response| render(question, response)),
+        Command::Cluster { action } => cluster::run(action),
+    };
     match text.map(|text| print(&text)) {
         Ok(code) => code,
         Err(message) => {
@@ -29,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows what a relay does.
+/// Shows what a relay does, and makes a cluster's certificates.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -48,6 +53,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Ask(Question),
+    /// The certificates of a cluster's nodes
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
+}
+
+/// What a relay is asked.
+#[derive(Subcommand)]
+enum Question {
     /// The node, its role and its peers
     Status(Output),
     /// The flows that the node owns or backs up
@@ -75,43 +92,43 @@ struct Output {
     json: bool,
 }
 
-impl Command {
+impl Question {
     const fn request(&self) -> Request {
         match self {
-            Command::Status(_) => Request::Status,
-            Command::Flows { limit, .. } => Request::Flows { limit: *limit },
-            Command::Counters { .. } => Request::Counters,
+            Question::Status(_) => Request::Status,
+            Question::Flows { limit, .. } => Request::Flows { limit: *limit },
+            Question::Counters { .. } => Request::Counters,
         }
     }
 
     const fn json(&self) -> bool {
         match self {
-            Command::Status(output)
-            | Command::Flows { output, .. }
-            | Command::Counters { output, .. } => output.json,
+            Question::Status(output)
+            | Question::Flows { output, .. }
+            | Question::Counters { output, .. } => output.json,
         }
     }
 }
 
 /// The answer as text, or why it is none.
-fn render(command: &Command, response: Response) -> Result<String, String> {
+fn render(question: &Question, response: Response) -> Result<String, String> {
     let json = |payload: serde_json::Result<String>| {
         payload.map(|text| text + "\n").map_err(|error| error.to_string())
     };
-    match (command, response) {
+    match (question, response) {
         (_, Response::Error(message)) => Err(format!("the relay answers: {message}")),
-        (Command::Status(_), Response::Status(status)) if command.json() => {
+        (Question::Status(_), Response::Status(status)) if question.json() => {
             json(serde_json::to_string(&status))
         }
-        (Command::Status(_), Response::Status(status)) => Ok(view::status(&status)),
-        (Command::Flows { .. }, Response::Flows(list)) if command.json() => {
+        (Question::Status(_), Response::Status(status)) => Ok(view::status(&status)),
+        (Question::Flows { .. }, Response::Flows(list)) if question.json() => {
             json(serde_json::to_string(&list.flows))
         }
-        (Command::Flows { .. }, Response::Flows(list)) => Ok(view::flows(&list)),
-        (Command::Counters { .. }, Response::Counters(counters)) if command.json() => {
+        (Question::Flows { .. }, Response::Flows(list)) => Ok(view::flows(&list)),
+        (Question::Counters { .. }, Response::Counters(counters)) if question.json() => {
             json(serde_json::to_string(&counters))
         }
-        (Command::Counters { all, .. }, Response::Counters(counters)) => {
+        (Question::Counters { all, .. }, Response::Counters(counters)) => {
             Ok(view::counters(&counters, *all))
         }
         _ => Err("the relay answered another question: is it of this version?".to_owned()),

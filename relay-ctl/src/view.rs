@@ -1,6 +1,9 @@
 //! Answers as text for people.
 
-use relay_abi::control::{CounterReport, FlowList, FlowReport, PeerReport, StatusReport};
+use relay_abi::control::{
+    CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, PeerReport, Role,
+    StatusReport,
+};
 
 use crate::table::{Align, Table, duration, printable, size};
 
@@ -13,7 +16,14 @@ pub fn status(status: &StatusReport) -> String {
     };
     let lines = [
         ("node", status.node.to_string()),
-        ("role", format!("{}, {sync}", status.role.as_str())),
+        (
+            "role",
+            if status.role == Role::Witness {
+                "witness".to_owned()
+            } else {
+                format!("{}, {sync}", status.role.as_str())
+            },
+        ),
         ("view", format!("{}, term {}", status.view, status.term)),
         ("buckets", format!("{} owned", status.buckets_owned)),
         (
@@ -29,14 +39,52 @@ pub fn status(status: &StatusReport) -> String {
         ("incarnation", status.incarnation.clone()),
     ];
     let mut text = String::new();
-    for (name, value) in lines {
+    // A witness has no data plane to speak of.
+    let witness = status.role == Role::Witness;
+    let lines = lines.into_iter().filter(|(name, _)| !witness || WITNESS_LINES.contains(name));
+    for (name, value) in lines.chain(status.council.iter().flat_map(council)) {
         text += &format!("{name:<12} {}\n", printable(&value));
+    }
+    if let Some(council) = status.council.as_ref().filter(|council| !council.members.is_empty()) {
+        text.push('\n');
+        text += &members(&council.members);
     }
     if !status.peers.is_empty() {
         text.push('\n');
         text += &peers(&status.peers);
     }
     text
+}
+
+/// Lines of a status that say something about a witness.
+const WITNESS_LINES: [&str; 5] = ["node", "role", "uptime", "version", "incarnation"];
+
+fn council(council: &CouncilReport) -> Vec<(&'static str, String)> {
+    let leader = council.leader.map_or("no leader".to_owned(), |node| format!("{node} leads"));
+    let state = format!("{leader}, term {}, view {}", council.term, council.view);
+    let mut lines = vec![("council", state), ("seat", council.seat.clone())];
+    lines.extend(council.trouble.clone().map(|trouble| ("trouble", trouble)));
+    lines
+}
+
+fn members(members: &[CouncilMember]) -> String {
+    let mut table = Table::new([
+        ("MEMBER", Align::Right),
+        ("KIND", Align::Left),
+        ("STATE", Align::Left),
+        ("VOTES", Align::Left),
+        ("INCARNATION", Align::Left),
+    ]);
+    for member in members {
+        table.row([
+            member.id.to_string(),
+            member.kind.clone(),
+            member.state.clone(),
+            if member.votes { "yes" } else { "no" }.to_owned(),
+            member.incarnation.clone(),
+        ]);
+    }
+    table.render()
 }
 
 fn peers(peers: &[PeerReport]) -> String {

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use relay_abi::control::{
-    CounterReport, FlowList, FlowReport, MAX_REQUEST_LINE, PeerReport, Request, Response, Role,
-    StatusReport, read_line,
+    CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, MAX_REQUEST_LINE,
+    PeerReport, Request, Response, Role, StatusReport, read_line,
 };
 
 #[test]
@@ -37,6 +37,88 @@ PEER  ADDRESS     STATE   ROLE    IN SYNC     RTT      LAG     HEARD  INCARNATIO
     );
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(relay.asked(), Request::Status);
+}
+
+#[test]
+fn a_witness_shows_what_it_votes_about() {
+    let member = |id: u8, kind: &str, state: &str| CouncilMember {
+        id,
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        incarnation: "5f00".to_owned(),
+        votes: state != "dead",
+    };
+    let council = CouncilReport {
+        kind: "witness".to_owned(),
+        seat: "9@00000000000007".to_owned(),
+        leader: Some(1),
+        term: 4,
+        view: 17,
+        members: vec![member(1, "relay", "live"), member(2, "relay", "dead")],
+        trouble: Some("votes.log: the disk is full".to_owned()),
+    };
+    let report = StatusReport {
+        role: Role::Witness,
+        council: Some(council),
+        peers: Vec::new(),
+        ..status_report()
+    };
+    let relay = FakeRelay::new(Response::Status(report));
+    assert_eq!(
+        stdout(&relay.ctl(&["status"])),
+        "\
+node         1
+role         witness
+uptime       1 min 01 s
+version      0.1.0
+incarnation  5f00
+council      1 leads, term 4, view 17
+seat         9@00000000000007
+trouble      votes.log: the disk is full
+
+MEMBER  KIND   STATE  VOTES  INCARNATION
+     1  relay  live   yes    5f00
+     2  relay  dead   no     5f00
+"
+    );
+}
+
+#[test]
+fn certificates_are_made_once_and_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = std::env::temp_dir().join(format!("relay-ctl-{}-trust", std::process::id()));
+    let _ = fs::remove_dir_all(&directory);
+    let run = |arguments: &[&str]| {
+        let mut command = ctl();
+        command.arg("cluster").args(arguments).arg("--directory").arg(&directory);
+        command.output().unwrap()
+    };
+    let early = run(&["certificate", "--node", "1"]);
+    let message = String::from_utf8(early.stderr).unwrap();
+    assert!(message.contains("make the authority with relay-ctl cluster init"), "{message}");
+    assert_eq!(run(&["init"]).status.code(), Some(0));
+    let made = run(&["certificate", "--node", "1", "--node", "9"]);
+    assert_eq!(made.status.code(), Some(0), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["ca.key", "ca.pem", "node-1.key", "node-1.pem", "node-9.key", "node-9.pem"]);
+    let ca = fs::read(directory.join("ca.key")).unwrap();
+    for again in [&["init"][..], &["certificate", "--node", "1"]] {
+        let output = run(again);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && message.contains("is not overwritten"),
+            "{message}"
+        );
+    }
+    assert_eq!(fs::read(directory.join("ca.key")).unwrap(), ca);
+    assert_eq!(run(&["certificate", "--node", "64"]).status.code(), Some(2));
+    fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
@@ -171,6 +253,7 @@ fn status_report() -> StatusReport {
             },
         ],
         buckets_owned: 4096,
+        council: None,
     }
 }
 

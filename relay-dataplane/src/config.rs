@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use relay_core::relay::HoldTime;
 use relay_core::tcp::Algorithm;
+use relay_views::view::Kind;
 
 pub use error::ConfigError;
 
@@ -50,6 +51,17 @@ pub struct Config {
     /// What is served; at least one.
     pub listeners: Vec<Listener>,
     /// What is not wrong but should be looked at, one sentence each; for the log.
+    pub warnings: Vec<String>,
+}
+
+/// A witness's configuration, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// This node.
+    pub node: Node,
+    /// Who decides, this node among them.
+    pub council: Council,
+    /// As [`Config::warnings`].
     pub warnings: Vec<String>,
 }
 
@@ -109,6 +121,48 @@ pub struct Cluster {
     pub timeout: Duration,
     /// The other relays, by rising id.
     pub peers: Vec<Peer>,
+    /// Who decides about views; `None`: there is no council.
+    pub council: Option<Council>,
+}
+
+/// `[cluster.council]`.
+#[derive(Clone, Debug)]
+pub struct Council {
+    /// This node.
+    pub node: u8,
+    /// All members, this node among them, by rising id.
+    pub members: Vec<Member>,
+    /// Where the vote log is; a directory of its own.
+    pub directory: PathBuf,
+    /// This node's certificate and key.
+    pub identity: Certificate,
+    /// PEM of the authority that issues the members' certificates.
+    pub ca: Vec<u8>,
+    /// A worker that does not call the council for this long hangs.
+    pub worker_timeout: Duration,
+    /// Whether the control thread runs before every ordinary process.
+    pub realtime: bool,
+}
+
+/// `[[cluster.council.member]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its node id, 1 to 63.
+    pub id: u8,
+    /// Where its council listens: TCP, by the kernel.
+    pub address: SocketAddr,
+    /// What it does.
+    pub kind: Kind,
+    /// Whether it votes; of two relays without a witness only the first does.
+    pub votes: bool,
+}
+
+impl Council {
+    /// This node as a member.
+    pub fn own(&self) -> &Member {
+        let own = self.members.iter().find(|member| member.id == self.node);
+        own.expect("the configuration lists this node, or it is refused")
+    }
 }
 
 /// `[[cluster.peer]]`.
@@ -197,12 +251,28 @@ impl Config {
     /// # Errors
     /// The first mistake, with its place and remedy.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = files::read_text(path).map_err(|problem| {
-            ConfigError::of_file(path, problem, "check the path given to --config")
-        })?;
+        let text = read(path)?;
         let source = error::Source { path, text: &text };
         resolve::resolve(&parse::parse(&source)?, &source)
     }
+}
+
+impl Witness {
+    /// Reads and checks the file of a witness, which has the sections `[node]` and
+    /// `[cluster.council]` only.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(path: &Path) -> Result<Witness, ConfigError> {
+        let text = read(path)?;
+        let source = error::Source { path, text: &text };
+        resolve::resolve_witness(&parse::parse(&source)?, &source)
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    files::read_text(path)
+        .map_err(|problem| ConfigError::of_file(path, problem, "check the path given to --config"))
 }
 
 // Keys never reach a log, not even through a debugging line.
@@ -214,6 +284,7 @@ impl fmt::Debug for Cluster {
             .field("heartbeat", &self.heartbeat)
             .field("timeout", &self.timeout)
             .field("peers", &self.peers)
+            .field("council", &self.council)
             .finish_non_exhaustive()
     }
 }

@@ -4,10 +4,12 @@
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod council;
 pub mod neighbors;
 pub mod port;
 pub mod priority;
 pub mod report;
 pub mod start;
+pub mod witness;
 pub mod worker;
 pub mod xdp;

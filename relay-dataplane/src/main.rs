@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use relay_dataplane::config::Config;
-use relay_dataplane::{priority, start};
+use relay_dataplane::{config, council, priority, start};
 use rustix::process::DumpableBehavior;
 use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt;
@@ -27,6 +27,9 @@ struct Arguments {
     /// Check the configuration and exit
     #[arg(long)]
     check: bool,
+    /// Only vote: no data plane, only `[node]` and `[cluster.council]` in the configuration
+    #[arg(long)]
+    witness: bool,
 }
 
 fn main() -> ExitCode {
@@ -35,21 +38,79 @@ fn main() -> ExitCode {
         eprintln!("{LOG_VARIABLE}: {error}: write it like info,xdp=debug");
         return ExitCode::from(2);
     }
+    if arguments.witness {
+        return witness(&arguments);
+    }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return misconfigured(&error),
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     if arguments.check {
-        return start::listeners(&config)
-            .map_or_else(|error| refuse(&error), |_| ExitCode::SUCCESS);
+        return check(&config);
     }
     run(&config)
+}
+
+fn check(config: &Config) -> ExitCode {
+    if let Err(error) = start::listeners(config) {
+        return refuse(&error);
+    }
+    check_council(config.cluster.council.as_ref())
+}
+
+fn check_council(council: Option<&config::Council>) -> ExitCode {
+    match council.map(council::check) {
+        Some(Err(error)) => misconfigured(&error),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Mistakes in the configuration have an exit code of their own.
+fn misconfigured(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(2)
+}
+
+fn witness(arguments: &Arguments) -> ExitCode {
+    let config = match config::Witness::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return misconfigured(&error),
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if arguments.check {
+        return check_council(Some(&config.council));
+    }
+    let stop = match catch_signals() {
+        Ok(stop) => stop,
+        Err(code) => return code,
+    };
+    match relay_dataplane::witness::run(&config, &stop) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ relay_dataplane::witness::Error::Council(council::Error::Trust(_))) => {
+            misconfigured(&error)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is set by the signals that ask a process to end.
+fn catch_signals() -> Result<Arc<AtomicBool>, ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+            eprintln!("signal {signal} cannot be caught: {error}");
+            return Err(ExitCode::FAILURE);
+        }
+    }
+    Ok(stop)
 }
 
 /// Sends the log to standard error, from the levels on that [`LOG_VARIABLE`] names.
@@ -67,19 +128,18 @@ fn log() -> Result<(), ParseError> {
 fn refuse(error: &start::StartError) -> ExitCode {
     eprintln!("{error}");
     match error {
-        start::StartError::Tls { .. } => ExitCode::from(2),
+        start::StartError::Tls { .. } | start::StartError::Council(council::Error::Trust(_)) => {
+            ExitCode::from(2)
+        }
         _ => ExitCode::FAILURE,
     }
 }
 
 fn run(config: &Config) -> ExitCode {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("signal {signal} cannot be caught: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
+    let stop = match catch_signals() {
+        Ok(stop) => stop,
+        Err(code) => return code,
+    };
     let mut relay = match start::start(config) {
         Ok(relay) => relay,
         Err(error) => return refuse(&error),

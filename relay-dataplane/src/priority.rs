@@ -22,13 +22,21 @@ pub fn raise(realtime: bool) {
             Ok(()) => return,
             Err(error) => tracing::warn!(
                 %error,
-                "the worker gets no real-time priority: it needs CAP_SYS_NICE, and a control group \
+                "this thread gets no real-time priority: it needs CAP_SYS_NICE, and a control group \
                  that may have it; a loaded machine may now delay it and look dead to its peers"
             ),
         }
     }
     if let Err(error) = setpriority_process(None, NICE) {
-        tracing::warn!(%error, "the worker runs at ordinary priority: it needs CAP_SYS_NICE");
+        tracing::warn!(%error, "this thread runs at ordinary priority: it needs CAP_SYS_NICE");
+    }
+}
+
+/// The same for a link between councils, whose threads come and go: refused or not, nothing is said,
+/// since the control thread has said it.
+pub fn raise_link(realtime: bool) {
+    if !realtime || set_realtime().is_err() {
+        let _ = setpriority_process(None, NICE);
     }
 }
 

@@ -11,19 +11,27 @@ use relay_core::time::Instant;
 use relay_core::tls::Version;
 
 use crate::clock::Clock;
+use crate::council::Reporter;
 use crate::worker::Interface;
 
 /// The answer to one request.
 pub fn answer(
     request: &Request,
-    node: &Node,
+    (node, council): (&Node, Option<&Reporter>),
     (now, clock): (Instant, &Clock),
     ports: [&Interface; 3],
 ) -> Response {
     match request {
-        Request::Status => Response::Status(status(&node.report(now), clock)),
+        Request::Status => {
+            let council = council.map(Reporter::report);
+            Response::Status(StatusReport { council, ..status(&node.report(now), clock) })
+        }
         Request::Flows { limit } => Response::Flows(flows(node, now, *limit)),
-        Request::Counters => Response::Counters(counters(node, ports)),
+        Request::Counters => {
+            let mut all = counters(node, ports);
+            all.extend(council.into_iter().flat_map(Reporter::counters));
+            Response::Counters(all)
+        }
     }
 }
 
@@ -52,6 +60,7 @@ fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
         takeover_ms: report.takeover.map(|time| time.as_secs_f64() * 1e3),
         peers: report.peers.iter().map(peer).collect(),
         buckets_owned: if owner { relay_abi::bucket::BUCKETS } else { 0 },
+        council: None,
     }
 }
 

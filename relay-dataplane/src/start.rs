@@ -16,6 +16,7 @@ use relay_core::{tcp, tls};
 use crate::clock::{Clock, WallClock};
 use crate::config::{Config, PortMode};
 use crate::control::{ControlError, ControlServer};
+use crate::council;
 use crate::neighbors::Neighbors;
 use crate::port::{self, Mode, Port, PortOptions, XskPort};
 use crate::worker::{Interface, Worker};
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The kernel's routes cannot be read.
     #[error("netlink: {0}: the relay needs CAP_NET_ADMIN to resolve next hops")]
     Neighbors(std::io::Error),
+    /// This node cannot vote.
+    #[error(transparent)]
+    Council(#[from] council::Error),
     /// The system gives no thread.
     #[error("the log of dropped frames has no thread: {0}")]
     Log(std::io::Error),
@@ -87,11 +91,14 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
     let node = Node::new(settings, seed, clock.now());
+    let life = (NodeId(config.node.id), node.incarnation());
+    let views = config.cluster.council.as_ref();
+    let views = views.map(|council| council::start(council, life)).transpose()?;
     let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
     let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
     let control = ControlServer::start(&config.node.control, sender)?;
     let worker = Worker::new(node, [client, backend, cluster], neighbors, queries, clock);
-    let worker = worker.with_mode(config.ports.mode == PortMode::Busy);
+    let worker = worker.with_mode(config.ports.mode == PortMode::Busy).with_views(views);
     Ok(Relay { worker, control, drops })
 }
 

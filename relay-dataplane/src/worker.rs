@@ -9,9 +9,11 @@ use relay_core::config::Side;
 use relay_core::frame::EthernetAddress;
 use relay_core::node::{Command, Node};
 use relay_core::time::Instant;
+use relay_views::source::ViewSource;
 
 use crate::clock::Clock;
 use crate::control::Query;
+use crate::council::Views;
 use crate::neighbors::Neighbors;
 use crate::port::{self, BATCH, Port, XskPort};
 use crate::report;
@@ -44,6 +46,7 @@ pub struct Worker {
     clock: Clock,
     busy: bool,
     was: Option<relay_core::replica::Role>,
+    views: Option<Views>,
 }
 
 impl Worker {
@@ -55,8 +58,13 @@ impl Worker {
         queries: Receiver<Query>,
         clock: Clock,
     ) -> Self {
-        let (busy, was) = (false, None);
-        Worker { node, client, backend, cluster, neighbors, queries, clock, busy, was }
+        let (busy, was, views) = (false, None, None);
+        Worker { node, client, backend, cluster, neighbors, queries, clock, busy, was, views }
+    }
+
+    /// Lets a council know that the worker lives. The node does not follow its views yet.
+    pub fn with_views(self, views: Option<Views>) -> Self {
+        Worker { views, ..self }
     }
 
     /// Whether to spin instead of sleeping until a frame or a timer comes.
@@ -70,6 +78,9 @@ impl Worker {
             let now = self.clock.now();
             let received = self.receive(now);
             self.answer(now);
+            if let Some(views) = &mut self.views {
+                views.next_view(Duration::from_nanos(now.as_nanos()));
+            }
             self.node.turn(now);
             self.obey();
             // Before anything leaves: a peer on the same machine answers while it is being sent.
@@ -113,7 +124,9 @@ impl Worker {
         }
         while let Ok(query) = self.queries.try_recv() {
             let ports = [&self.client, &self.backend, &self.cluster];
-            let response = report::answer(&query.request, &self.node, (now, &self.clock), ports);
+            let council = self.views.as_ref().map(Views::reporter);
+            let about = (&self.node, council.as_ref());
+            let response = report::answer(&query.request, about, (now, &self.clock), ports);
             // Nobody waits any more: then nobody misses the answer.
             let _ = query.reply.try_send(response);
         }

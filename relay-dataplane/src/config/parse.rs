@@ -5,8 +5,8 @@ use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 
-/// Gives the text its shape.
-pub(super) fn parse(source: &Source<'_>) -> Result<File, ConfigError> {
+/// Gives the text its shape: [`File`] or [`WitnessFile`].
+pub(super) fn parse<T: de::DeserializeOwned>(source: &Source<'_>) -> Result<T, ConfigError> {
     toml::from_str(source.text).map_err(|error| {
         let message = error.message().trim_end().replace("expected i64", "expected an integer");
         let remedy = if message.starts_with("unknown field") {
@@ -41,6 +41,20 @@ pub(super) struct File {
     #[serde(default)]
     pub limits: Limits,
     pub listener: Spanned<Vec<Listener>>,
+}
+
+/// A witness has no data plane.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WitnessFile {
+    pub node: Node,
+    pub cluster: WitnessCluster,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WitnessCluster {
+    pub council: Council,
 }
 
 #[derive(serde::Deserialize)]
@@ -78,6 +92,26 @@ pub(super) struct Cluster {
     /// A cluster of one has none.
     #[serde(default)]
     pub peer: Vec<Peer>,
+    pub council: Option<Council>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Council {
+    pub directory: Spanned<String>,
+    pub certificate: Spanned<String>,
+    pub key: Spanned<String>,
+    pub ca: Spanned<String>,
+    pub without_witness: Option<Spanned<bool>>,
+    pub member: Spanned<Vec<CouncilMember>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CouncilMember {
+    pub id: Spanned<i64>,
+    pub address: Spanned<String>,
+    pub kind: Option<Spanned<String>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -1,5 +1,6 @@
 //! From values to addresses, keys and durations, and every check that looks at more than one value.
 
+mod council;
 mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,13 +10,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relay_core::tcp::Algorithm;
+use relay_views::view::Kind;
 use toml::Spanned;
+
+use self::council::Context;
 
 use super::error::{ConfigError, Source};
 use super::parse;
 use super::{
     Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
-    Node, Peer, PortMode, Ports, VirtualMac, Worker, files,
+    Node, Peer, PortMode, Ports, VirtualMac, Witness, Worker, files,
 };
 
 /// A peer is suspected only after this many heartbeats went missing: a few may be lost.
@@ -33,23 +37,33 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// Turns the parsed file into a configuration.
 pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config> {
-    let mut resolver = Resolver {
-        source,
-        directory: source.path.parent().unwrap_or(Path::new("")),
-        roles: BTreeMap::new(),
-        served: BTreeSet::new(),
-        warnings: Vec::new(),
-    };
+    let mut resolver = Resolver::new(source);
+    let worker = resolver.worker(&file.worker, &file.ports)?;
     Ok(Config {
         node: resolver.node(&file.node)?,
         ports: resolver.ports(&file.ports)?,
-        worker: resolver.worker(&file.worker, &file.ports)?,
-        cluster: resolver.cluster(&file.cluster, file.node.id.get_ref())?,
+        cluster: resolver.cluster(&file.cluster, *file.node.id.get_ref(), worker.realtime)?,
+        worker,
         virtual_mac: resolver.virtual_mac(&file.virtual_mac)?,
         limits: resolver.limits(&file.limits)?,
         listeners: resolver.listeners(&file.listener)?,
         warnings: resolver.warnings,
     })
+}
+
+/// The same for a witness.
+pub(super) fn resolve_witness(file: &parse::WitnessFile, source: &Source<'_>) -> Result<Witness> {
+    let mut resolver = Resolver::new(source);
+    let node = resolver.node(&file.node)?;
+    let context = Context {
+        own: node.id,
+        kind: Kind::Witness,
+        worker_timeout: Duration::MAX,
+        realtime: true,
+        peers: None,
+    };
+    let council = resolver.council(&file.cluster.council, &context)?;
+    Ok(Witness { node, council, warnings: resolver.warnings })
 }
 
 /// What an address is for. One address has one role in the whole cluster.
@@ -81,6 +95,18 @@ struct Resolver<'a> {
 }
 
 type Result<T> = std::result::Result<T, ConfigError>;
+
+impl<'a> Resolver<'a> {
+    fn new(source: &'a Source<'a>) -> Self {
+        Resolver {
+            source,
+            directory: source.path.parent().unwrap_or(Path::new("")),
+            roles: BTreeMap::new(),
+            served: BTreeSet::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
 
 impl Resolver<'_> {
     fn node(&self, node: &parse::Node) -> Result<Node> {
@@ -146,16 +172,33 @@ impl Resolver<'_> {
         Ok(Worker { core, realtime: worker.realtime.unwrap_or(sleeps) })
     }
 
-    fn cluster(&mut self, cluster: &parse::Cluster, own_id: &i64) -> Result<Cluster> {
+    fn cluster(
+        &mut self,
+        cluster: &parse::Cluster,
+        own_id: i64,
+        realtime: bool,
+    ) -> Result<Cluster> {
         let address = self.node_address(&cluster.address)?;
         let heartbeat: u64 = self.integer(&cluster.heartbeat_ms, HEARTBEAT_MS)?;
+        let peers = self.peers(&cluster.peer, address, own_id)?;
+        let timeout = self.timeout(cluster)?;
+        let context = Context {
+            own: u8::try_from(own_id).unwrap_or(u8::MAX),
+            kind: Kind::Relay,
+            worker_timeout: timeout,
+            realtime,
+            peers: Some(&peers),
+        };
+        let council = cluster.council.as_ref();
+        let council = council.map(|council| self.council(council, &context)).transpose()?;
         Ok(Cluster {
             key: self.cluster_key(&cluster.key_file)?,
             address,
             udp_port: self.port(&cluster.udp_port)?,
             heartbeat: Duration::from_millis(heartbeat),
-            timeout: self.timeout(cluster)?,
-            peers: self.peers(&cluster.peer, address, *own_id)?,
+            timeout,
+            peers,
+            council,
         })
     }
 

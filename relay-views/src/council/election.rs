@@ -20,6 +20,20 @@ const RETRY: Duration = Duration::from_millis(10);
 const HEARTBEAT: Duration = Duration::from_millis(TICK.as_millis() as u64 * HEARTBEAT_TICKS as u64);
 
 impl Council {
+    /// Whether this node leaves leading to others, since its workers hang: it goes on voting, and
+    /// leads only if nobody else can be elected.
+    pub fn stand_back(&mut self, now: Duration, back: bool) {
+        self.now = self.now.max(now);
+        let priority = if back || self.settings.witness { -1 } else { 0 };
+        self.raw.raft.set_priority(priority);
+        // What waits for the log is this leader's: as long as it does nothing happens anyway.
+        if back && self.is_leader() && self.waiting.is_none() && self.status().voters.len() > 1 {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+            self.draw_timeout();
+        }
+    }
+
     /// The engine draws its timeouts from a source that no seed controls: replaced by a draw from
     /// ours after everything that may have made it draw. A function of the term, so that it does
     /// not matter how often that was.

@@ -3,7 +3,9 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
-use e2e::{Congestion, Fixture, Network, Options, network, plan, wait_for};
+use e2e::{
+    Congestion, Fixture, How, Network, Options, SYNC_LIMIT, TAKEOVER_LIMIT, network, plan, wait_for,
+};
 
 fn without_relays() -> Options {
     Options { relays: 0, ..Options::default() }
@@ -61,4 +63,30 @@ fn sockets_live_in_their_namespace() {
     // Nobody has the VIP, so nothing answers.
     let refused = wait_for("an answer", std::time::Duration::ZERO, || lab.connect(false, 443));
     assert!(refused.is_err());
+}
+
+#[test]
+fn councils_agree_who_is_there() {
+    let options = Options { witnesses: 1, ..Options::default() };
+    let mut lab = Fixture::up(&options).unwrap();
+    let council = |lab: &Fixture| {
+        let council = lab.status("relay-1")?.council;
+        council.ok_or_else(|| anyhow::anyhow!("relay-1 has no council"))
+    };
+    assert!(council(&lab).unwrap().is_complete(3));
+    lab.kill("witness-1", How::Powercut).unwrap();
+    let gone = || {
+        let council = council(&lab)?;
+        let dead = council.members.iter().any(|one| one.id == 41 && one.state == "dead");
+        if dead { Ok(()) } else { anyhow::bail!("the witness counts as alive: {council:?}") }
+    };
+    wait_for("the view without the witness", TAKEOVER_LIMIT, gone).unwrap();
+    lab.start("witness-1").unwrap();
+    let back = || {
+        let council = council(&lab)?;
+        if council.is_complete(3) { Ok(()) } else { anyhow::bail!("not back: {council:?}") }
+    };
+    wait_for("the witness", SYNC_LIMIT, back).unwrap();
+    // Nothing of this is of the data plane's concern.
+    lab.connect(false, plan::PORT).unwrap();
 }

@@ -3,11 +3,12 @@
 //! ```text
 //!  rl-client ── bridge client ──┬─ rl-relay-1 ─┬── bridge backend ── rl-backend (nginx)
 //!                               ├─ rl-relay-2 ─┤
-//!                               └─ ...        ─┴── bridge cluster (relays only)
+//!                               └─ ...        ─┴── bridge cluster (relays and witnesses)
 //! ```
 //! The bridges are in `rl-switch`. One machine has at most one lab; its state is in
 //! [`plan::STATE_DIR`], so that any program can go on with a lab that another one brought up.
 
+pub mod council;
 pub mod network;
 pub mod origin;
 pub mod pki;
@@ -30,7 +31,8 @@ use serde::{Deserialize, Serialize};
 
 use self::plan::{
     BACKEND_NS, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, Network, PORT, RAW_PORT, RELAYS_MAX,
-    SERVER_NAME, STATE_DIR, control_socket, namespace, relay_name, state_file, vip,
+    SERVER_NAME, STATE_DIR, WITNESSES_MAX, control_socket, namespace, relay_name, state_file, vip,
+    witness_name,
 };
 use self::process::{Process, Signal};
 use crate::binaries;
@@ -47,6 +49,14 @@ pub struct Options {
     /// Number of relays.
     #[arg(long, default_value_t = 2)]
     pub relays: u8,
+    /// Number of witnesses: nodes that only vote. With some, there is a council.
+    #[arg(long, default_value_t = 0)]
+    #[serde(default)]
+    pub witnesses: u8,
+    /// Let the relays' councils decide about views, without a witness, too.
+    #[arg(long)]
+    #[serde(default)]
+    pub council: bool,
     /// Let the demo's clients use the IPv6 VIP (the lab has both families in any case).
     #[arg(long)]
     pub ipv6: bool,
@@ -80,6 +90,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             relays: 2,
+            witnesses: 0,
+            council: false,
             ipv6: false,
             mtu: 1500,
             queues: 1,
@@ -90,6 +102,13 @@ impl Default for Options {
             heartbeat_ms: 5,
             bin_dir: None,
         }
+    }
+}
+
+impl Options {
+    /// Whether councils decide.
+    pub fn has_council(&self) -> bool {
+        self.relays > 0 && (self.council || self.witnesses > 0)
     }
 }
 
@@ -188,6 +207,9 @@ impl Lab {
         if options.relays > RELAYS_MAX {
             bail!("at most {RELAYS_MAX} relays fit into the address plan");
         }
+        if options.witnesses > WITNESSES_MAX {
+            bail!("at most {WITNESSES_MAX} witnesses fit into the address plan");
+        }
         network::allow_congestion_control(options.congestion.as_str())?;
         let bin_dir = match options.relays {
             0 => PathBuf::new(),
@@ -257,32 +279,38 @@ impl Lab {
         &self.options
     }
 
-    /// Loses the relay `name` in the way `how`.
+    /// Names of the witnesses.
+    pub fn witnesses(&self) -> impl Iterator<Item = String> + use<> {
+        (1..=self.options.witnesses).map(witness_name)
+    }
+
+    /// Loses the relay or witness `name` in the way `how`.
     pub fn kill(&mut self, name: &str, how: How) -> Result<()> {
-        let id = self.id(name)?;
         let process = self.process(name)?;
         match how {
             How::Sigkill => process.end(Signal::KILL),
             How::Sigstop => process.signal(Signal::STOP),
-            How::Linkdown => network::set_links(id, false),
+            How::Linkdown => self.set_links(name, false),
             How::Powercut => {
-                network::set_links(id, false)?;
+                self.set_links(name, false)?;
                 process.end(Signal::KILL)
             }
         }
     }
 
-    /// Undoes whatever was done to the relay `name`: links up, and a process that runs. One that
-    /// is stopped does not come back but is replaced, as after a reboot.
+    /// Undoes whatever was done to the relay or witness `name`: links up, and a process that runs.
+    /// One that is stopped does not come back but is replaced, as after a reboot.
     pub fn start(&mut self, name: &str) -> Result<()> {
-        let id = self.id(name)?;
-        network::set_links(id, true)?;
+        self.set_links(name, true)?;
         let old = self.processes.get(name);
         if let Some(process) = old.filter(|process| process.is_stopped()) {
             process.end(Signal::KILL)?;
         }
         if !old.is_some_and(Process::is_alive) {
-            let process = relay::start(&self.bin_dir, id)?;
+            let process = match self.witness(name) {
+                Some(number) => council::start_witness(&self.bin_dir, number, &self.options)?,
+                None => relay::start(&self.bin_dir, self.id(name)?)?,
+            };
             self.record(name, process)?;
         }
         wait_for(&format!("start of {name}"), START_LIMIT, || self.status(name)).map(drop)
@@ -346,12 +374,31 @@ impl Lab {
             eprintln!("lab: {} relays", self.options.relays);
             relay::write_cluster_key()?;
         }
+        if self.options.has_council() {
+            eprintln!("lab: a council with {} witnesses", self.options.witnesses);
+            council::create(&self.bin_dir, &self.options)?;
+            for number in 1..=self.options.witnesses {
+                let process = council::start_witness(&self.bin_dir, number, &self.options)?;
+                self.record(&witness_name(number), process)?;
+            }
+        }
         for id in 1..=self.options.relays {
             relay::write_config(id, &self.options)?;
             let process = relay::start(&self.bin_dir, id)?;
             self.record(&relay_name(id), process)?;
         }
         Ok(())
+    }
+
+    fn set_links(&self, name: &str, up: bool) -> Result<()> {
+        match self.witness(name) {
+            Some(number) => network::set_witness_links(number, up),
+            None => network::set_links(self.id(name)?, up),
+        }
+    }
+
+    fn witness(&self, name: &str) -> Option<u8> {
+        (1..=self.options.witnesses).find(|number| witness_name(*number) == name)
     }
 
     fn id(&self, name: &str) -> Result<u8> {

@@ -9,12 +9,13 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::plan::{
     BACKEND_NS, CLIENT_NS, ENDPOINT_HOST, Network, SWITCH_NS, namespace, relay_host, relay_name,
+    witness_host, witness_name,
 };
 use crate::shell::{feed, in_namespace, run};
 
 /// Creates every namespace, bridge and link.
 pub fn create(options: &Options) -> Result<()> {
-    let nodes = nodes(options.relays);
+    let nodes = nodes(options);
     let mut script = format!("netns add {SWITCH_NS}\n");
     for network in Network::ALL {
         // Learning must start at once, and IPv6 neighbour solicitations must reach everybody.
@@ -61,14 +62,22 @@ pub fn remove() -> Result<()> {
 
 /// Takes all links of relay `id` down, or brings them up again.
 pub fn set_links(id: u8, up: bool) -> Result<()> {
-    let node = Node::relay(id);
+    set_links_of(&Node::relay(id), up)
+}
+
+/// The same for witness `number`.
+pub fn set_witness_links(number: u8, up: bool) -> Result<()> {
+    set_links_of(&Node::witness(number), up)
+}
+
+fn set_links_of(node: &Node, up: bool) -> Result<()> {
     let mut script = String::new();
     for network in &node.networks {
         let state = if up { "up" } else { "down" };
         writeln!(script, "link set {} {state}", network.device())?;
         if up {
             // The kernel forgets IPv6 addresses when a link goes down.
-            script += &addresses(&node, *network);
+            script += &addresses(node, *network);
         }
     }
     feed(Command::new("ip").args(["-n", &node.namespace(), "-batch", "-"]), &script)
@@ -99,7 +108,8 @@ pub fn set_loss(percent: f64) -> Result<()> {
 
 /// Only names of this plan: other tests have namespaces that begin with `rl-`, too.
 fn is_ours(name: &str) -> bool {
-    let number = name.strip_prefix("rl-relay-").map(str::parse::<u8>);
+    let number = name.strip_prefix("rl-relay-").or(name.strip_prefix("rl-witness-"));
+    let number = number.map(str::parse::<u8>);
     [SWITCH_NS, CLIENT_NS, BACKEND_NS].contains(&name) || matches!(number, Some(Ok(_)))
 }
 
@@ -114,6 +124,11 @@ impl Node {
         Node { name: relay_name(id), host: relay_host(id), networks: Network::ALL.to_vec() }
     }
 
+    fn witness(number: u8) -> Node {
+        let networks = vec![Network::Cluster];
+        Node { name: witness_name(number), host: witness_host(number), networks }
+    }
+
     fn endpoint(network: Network) -> Node {
         Node { name: network.bridge().to_owned(), host: ENDPOINT_HOST, networks: vec![network] }
     }
@@ -123,9 +138,10 @@ impl Node {
     }
 }
 
-fn nodes(relays: u8) -> Vec<Node> {
+fn nodes(options: &Options) -> Vec<Node> {
     let mut nodes = vec![Node::endpoint(Network::Client), Node::endpoint(Network::Backend)];
-    nodes.extend((1..=relays).map(Node::relay));
+    nodes.extend((1..=options.relays).map(Node::relay));
+    nodes.extend((1..=options.witnesses).map(Node::witness));
     nodes
 }
 
@@ -224,7 +240,7 @@ mod tests {
 
     #[test]
     fn other_tests_namespaces_are_not_ours() {
-        assert!(is_ours("rl-relay-2") && is_ours("rl-switch"));
+        assert!(is_ours("rl-relay-2") && is_ours("rl-switch") && is_ours("rl-witness-1"));
         assert!(!is_ours("rl-edge-a") && !is_ours("rl-relay-x") && !is_ours("rl-ctl-1"));
     }
 }

@@ -27,6 +27,8 @@ pub const BACKEND_PORT: u16 = 8080;
 pub const BACKEND_RAW_PORT: u16 = 9000;
 /// The relays' own protocol.
 pub const CLUSTER_PORT: u16 = 7305;
+/// The councils, over TCP.
+pub const COUNCIL_PORT: u16 = 7306;
 
 /// Client and backend are host 10 of their networks.
 pub const ENDPOINT_HOST: u8 = 10;
@@ -34,6 +36,8 @@ pub const ENDPOINT_HOST: u8 = 10;
 pub const VIRTUAL_HOST: u8 = 100;
 /// Relay N is host 20 + N, so that there is room for eight before the next plan.
 pub const RELAYS_MAX: u8 = 8;
+/// Witness N is host 40 + N of the cluster network, and node 40 + N.
+pub const WITNESSES_MAX: u8 = 7;
 
 /// Relays claim the VIP under this address, whichever of them is the owner.
 pub const CLIENT_VIRTUAL_MAC: &str = "02:00:5e:01:00:64";
@@ -115,6 +119,16 @@ pub fn relay_name(id: u8) -> String {
     format!("relay-{id}")
 }
 
+/// Name of witness `number`, from 1 on.
+pub fn witness_name(number: u8) -> String {
+    format!("witness-{number}")
+}
+
+/// Node id, and host number in the cluster's network, of witness `number`.
+pub fn witness_host(number: u8) -> u8 {
+    40 + number
+}
+
 /// Network namespace of the node `name`.
 pub fn namespace(name: &str) -> String {
     format!("rl-{name}")
@@ -150,7 +164,8 @@ mod tests {
     fn interface_names_fit_and_differ() {
         let relay = relay_name(RELAYS_MAX);
         let ports = Network::ALL.map(|network| network.switch_port(&relay));
-        assert!(ports.iter().all(|port| port.len() <= 15));
+        let witness = Network::Cluster.switch_port(&witness_name(WITNESSES_MAX));
+        assert!(ports.iter().chain([&witness]).all(|port| port.len() <= 15));
         assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
     }
 }

@@ -13,7 +13,7 @@ use super::plan::{
     relay_host, relay_name, state_file, vip,
 };
 use super::process::Process;
-use super::{Mode, Options, pki};
+use super::{Mode, Options, council, pki};
 use crate::shell::{self, in_namespace};
 
 /// Seconds that a relay has for its answer; a stopped one never gives it.
@@ -30,6 +30,41 @@ pub struct Status {
     /// Milliseconds that its last takeover took, if there was one.
     #[serde(default)]
     pub takeover_ms: Option<f64>,
+    /// What its council does, if it has one.
+    #[serde(default)]
+    pub council: Option<CouncilStatus>,
+}
+
+/// A council's own view of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CouncilStatus {
+    /// Node id of the leader.
+    pub leader: Option<u8>,
+    /// Number of the newest view.
+    pub view: u64,
+    /// Who is in it.
+    pub members: Vec<MemberStatus>,
+    /// What keeps it from taking part.
+    pub trouble: Option<String>,
+}
+
+/// A member of a view.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MemberStatus {
+    /// Its node id.
+    pub id: u8,
+    /// `joining`, `live`, `draining` or `dead`.
+    pub state: String,
+    /// Whether its vote counts.
+    pub votes: bool,
+}
+
+impl CouncilStatus {
+    /// Whether somebody leads, and so many members are there, all alive.
+    pub fn is_complete(&self, members: u8) -> bool {
+        let alive = self.members.iter().filter(|member| member.state != "dead");
+        self.leader.is_some() && alive.count() == usize::from(members)
+    }
 }
 
 impl Status {
@@ -128,6 +163,9 @@ timeout_ms = {timeout}
     let congestion = options
         .relay_congestion
         .map_or_else(String::new, |algorithm| format!("congestion = \"{}\"\n", algorithm.as_str()));
+    if options.has_council() {
+        text += &council::section(id, options)?;
+    }
     text += &listener(PORT, BACKEND_PORT, &congestion)?;
     text += &listener(RAW_PORT, BACKEND_RAW_PORT, &congestion)?;
     let client_auth = format!("{congestion}client_ca = \"{}\"\n", pki::ca().display());
@@ -157,7 +195,8 @@ backends = [\"{backend}:{backend_port}\"]
     Ok(text)
 }
 
-fn config_file(name: &str) -> PathBuf {
+/// The configuration of the node `name`.
+pub(super) fn config_file(name: &str) -> PathBuf {
     state_file(&format!("{name}.toml"))
 }
 
@@ -181,6 +220,22 @@ mod tests {
         let listeners = config["listener"].as_array().unwrap();
         assert_eq!(listeners[1]["backends"][0].as_str(), Some("10.99.2.10:9000"));
         assert_eq!(listeners[0]["certificate"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_council_is_configured_when_it_is_wanted() {
+        let parse =
+            |options: &Options| -> toml::Table { config(1, options).unwrap().parse().unwrap() };
+        assert!(parse(&Options::default())["cluster"].get("council").is_none());
+        let config = parse(&Options { witnesses: 1, ..Options::default() });
+        let council = &config["cluster"]["council"];
+        let members = council["member"].as_array().unwrap();
+        let ids: Vec<i64> = members.iter().map(|one| one["id"].as_integer().unwrap()).collect();
+        assert_eq!(ids, [1, 2, 41]);
+        assert_eq!(members[2]["address"].as_str(), Some("10.99.3.41:7306"));
+        assert!(council.get("without_witness").is_none());
+        let pair = parse(&Options { council: true, ..Options::default() });
+        assert_eq!(pair["cluster"]["council"]["without_witness"].as_bool(), Some(true));
     }
 
     #[test]

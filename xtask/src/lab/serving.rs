@@ -22,6 +22,7 @@ pub fn wait(lab: &Lab) -> Result<()> {
         if lab.options().relays == 0 {
             return Ok(());
         }
+        council(lab)?;
         roles(lab)?;
         answers(lab, false)?;
         answers(lab, true)
@@ -37,7 +38,7 @@ fn origin() -> Result<()> {
 
 /// A relay that ended will never serve: its exit is the better message.
 fn alive(lab: &Lab) -> Result<()> {
-    for name in lab.relays() {
+    for name in lab.relays().chain(lab.witnesses()) {
         if !lab.process(&name)?.is_alive() {
             bail!("{name} ended, see {}", relay::log(&name).display());
         }
@@ -53,6 +54,20 @@ fn roles(lab: &Lab) -> Result<()> {
     }
     if relays.len() > 1 && !statuses.iter().any(|status| status.is_ready_backup()) {
         bail!("no relay is a backup in sync: {statuses:?}");
+    }
+    Ok(())
+}
+
+fn council(lab: &Lab) -> Result<()> {
+    if !lab.options().has_council() {
+        return Ok(());
+    }
+    let members = lab.options().relays + lab.options().witnesses;
+    for name in lab.relays().chain(lab.witnesses()) {
+        let council = lab.status(&name)?.council;
+        if !council.as_ref().is_some_and(|council| council.is_complete(members)) {
+            bail!("the council of {name} is not complete: {council:?}");
+        }
     }
     Ok(())
 }
@@ -75,7 +90,7 @@ fn answers(lab: &Lab, ipv6: bool) -> Result<()> {
 fn last_words(lab: &Lab) -> String {
     const LINES: usize = 15;
     let mut text = String::from("the lab does not serve");
-    for name in lab.relays() {
+    for name in lab.relays().chain(lab.witnesses()) {
         let path = relay::log(&name);
         let log = std::fs::read_to_string(&path).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();

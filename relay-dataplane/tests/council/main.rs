@@ -1,0 +1,6 @@
+//! Councils over real sockets with real certificates and real disks, on loopback addresses.
+
+mod cast;
+mod cluster;
+mod process;
+mod scenarios;
