@@ -49,6 +49,16 @@ pub enum Request {
     },
     /// Every counter of the node.
     Counters,
+    /// Move everything away from a node, and give it nothing new.
+    Drain {
+        /// Which.
+        node: u8,
+    },
+    /// The node may carry traffic again.
+    Undrain {
+        /// Which.
+        node: u8,
+    },
 }
 
 /// What a relay answers.
@@ -61,6 +71,9 @@ pub enum Response {
     Flows(FlowList),
     /// To [`Request::Counters`]; at most [`MAX_COUNTERS`].
     Counters(Vec<CounterReport>),
+    /// To [`Request::Drain`] and [`Request::Undrain`]: the council was asked. [`Request::Status`] says
+    /// what came of it.
+    Proposed,
     /// The request was refused or could not be answered; the text is for people.
     Error(String),
 }
@@ -128,6 +141,9 @@ pub struct StatusReport {
     pub takeover_ms: Option<f64>,
     /// Every other node of the cluster, at most [`MAX_PEERS`].
     pub peers: Vec<PeerReport>,
+    /// Who owns the flows in the installed view.
+    #[serde(default)]
+    pub owner: Option<u8>,
     /// Buckets that this node owns.
     pub buckets_owned: u32,
     /// What this node's council does; absent without one.

@@ -8,6 +8,7 @@
 
 mod client;
 mod cluster;
+mod drain;
 mod table;
 mod view;
 
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
     let text = match &cli.command {
         Command::Ask(question) => client::ask(&cli.control, &question.request())
             .and_then(|response| render(question, response)),
+        Command::Drain(options) => drain::run(&cli.control, options),
+        Command::Undrain { node } => drain::undrain(&cli.control, *node),
         Command::Cluster { action } => cluster::run(action),
     };
     match text.map(|text| print(&text)) {
@@ -55,6 +58,14 @@ struct Cli {
 enum Command {
     #[command(flatten)]
     Ask(Question),
+    /// Move everything away from a node, and wait until it carries nothing
+    Drain(drain::Drain),
+    /// Let a node carry traffic again
+    Undrain {
+        /// Its id
+        #[arg(value_name = "NODE")]
+        node: u8,
+    },
     /// The certificates of a cluster's nodes
     Cluster {
         #[command(subcommand)]

@@ -252,6 +252,7 @@ fn status_report() -> StatusReport {
                 in_sync: false,
             },
         ],
+        owner: Some(1),
         buckets_owned: 4096,
         council: None,
     }

@@ -32,6 +32,11 @@ pub fn answer(
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
         }
+        Request::Drain { .. } | Request::Undrain { .. } => Response::Error(
+            "this relay has no council, and two relays without one cannot hand over: see \
+             [cluster.council] in docs/CONFIG.md"
+                .to_owned(),
+        ),
     }
 }
 
@@ -59,6 +64,7 @@ fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
         takeovers: report.takeovers,
         takeover_ms: report.takeover.map(|time| time.as_secs_f64() * 1e3),
         peers: report.peers.iter().map(peer).collect(),
+        owner: report.owner.map(|owner| owner.0),
         buckets_owned: if owner { relay_abi::bucket::BUCKETS } else { 0 },
         council: None,
     }

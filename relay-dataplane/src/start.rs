@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use relay_abi::xdp::Kind;
-use relay_core::config::{Cluster, Listener, Settings};
+use relay_core::config::{Authority, Cluster, Listener, Settings};
 use relay_core::frame::{EthernetAddress, IpEndpoint};
 use relay_core::id::NodeId;
 use relay_core::node::{Node, cluster_secret};
@@ -158,6 +158,10 @@ fn settings(
             peers: peers.collect(),
             heartbeat: config.cluster.heartbeat,
             timeout: config.cluster.timeout,
+            authority: match config.cluster.council {
+                Some(_) => Authority::Views,
+                None => Authority::Silence,
+            },
         },
         client_mac: EthernetAddress(config.virtual_mac.client),
         backend_mac: EthernetAddress(config.virtual_mac.backend),

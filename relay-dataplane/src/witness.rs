@@ -87,11 +87,15 @@ fn answer(
                 takeovers: 0,
                 takeover_ms: None,
                 peers: Vec::new(),
+                owner: None,
                 buckets_owned: 0,
                 council: Some(council),
             })
         }
         Request::Counters => Response::Counters(reporter.counters()),
+        Request::Drain { .. } | Request::Undrain { .. } => {
+            Response::Error("a witness takes no orders: ask a relay".to_owned())
+        }
         Request::Flows { .. } => {
             Response::Error("this node is a witness: it has no flows".to_owned())
         }

@@ -1,14 +1,18 @@
 //! The worker: one pinned thread that drains the rings, runs the node and fills the rings.
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use relay_abi::control::{Request, Response};
 use relay_abi::xdp::NOBODY;
 use relay_core::config::Side;
 use relay_core::frame::EthernetAddress;
+use relay_core::id::NodeId;
 use relay_core::node::{Command, Node};
 use relay_core::time::Instant;
+use relay_views::Command as Proposal;
 use relay_views::source::ViewSource;
 
 use crate::clock::Clock;
@@ -62,7 +66,7 @@ impl Worker {
         Worker { node, client, backend, cluster, neighbors, queries, clock, busy, was, views }
     }
 
-    /// Lets a council know that the worker lives. The node does not follow its views yet.
+    /// Follows the views of a council, which takes that for the worker's sign of life.
     pub fn with_views(self, views: Option<Views>) -> Self {
         Worker { views, ..self }
     }
@@ -78,11 +82,9 @@ impl Worker {
             let now = self.clock.now();
             let received = self.receive(now);
             self.answer(now);
-            if let Some(views) = &mut self.views {
-                views.next_view(Duration::from_nanos(now.as_nanos()));
-            }
+            self.follow_views(now);
             self.node.turn(now);
-            self.obey();
+            self.obey(now);
             // Before anything leaves: a peer on the same machine answers while it is being sent.
             self.renew_lease();
             let sent_all = self.transmit(now);
@@ -117,6 +119,16 @@ impl Worker {
         total
     }
 
+    fn follow_views(&mut self, now: Instant) {
+        let Some(views) = &mut self.views else { return };
+        if let Some(view) = views.next_view(since_epoch(now)) {
+            self.node.handle_view(now, &view);
+        }
+        if views.is_vouched() {
+            self.node.handle_lease(now);
+        }
+    }
+
     fn answer(&mut self, now: Instant) {
         while let Some(resolved) = self.neighbors.try_recv() {
             let mac = EthernetAddress(resolved.mac);
@@ -126,13 +138,19 @@ impl Worker {
             let ports = [&self.client, &self.backend, &self.cluster];
             let council = self.views.as_ref().map(Views::reporter);
             let about = (&self.node, council.as_ref());
-            let response = report::answer(&query.request, about, (now, &self.clock), ports);
+            let response = match (change(&query.request), &mut self.views) {
+                (Some(command), Some(views)) => {
+                    views.propose(since_epoch(now), command);
+                    Response::Proposed
+                }
+                _ => report::answer(&query.request, about, (now, &self.clock), ports),
+            };
             // Nobody waits any more: then nobody misses the answer.
             let _ = query.reply.try_send(response);
         }
     }
 
-    fn obey(&mut self) {
+    fn obey(&mut self, now: Instant) {
         while let Some(command) = self.node.poll_command() {
             match command {
                 Command::Own(own) => {
@@ -143,6 +161,16 @@ impl Worker {
                         if !own {
                             interface.program.revoke_lease();
                         }
+                    }
+                }
+                Command::Propose(command) => {
+                    if let Some(views) = &mut self.views {
+                        views.propose(since_epoch(now), command);
+                    }
+                }
+                Command::Suspect(silent) => {
+                    if let Some(views) = &mut self.views {
+                        views.suspect(since_epoch(now), silent);
                     }
                 }
                 Command::Resolve(address) => {
@@ -186,7 +214,9 @@ impl Worker {
         let until = self.node.poll_timeout().map_or(Duration::ZERO, |at| at - now);
         let limit = if sent_all { until } else { until.min(RING_FULL_WAIT) };
         if !limit.is_zero() {
-            port::wait(&[&self.cluster.port, &self.client.port, &self.backend.port], limit);
+            let ports: [&dyn Port; 3] = [&self.cluster.port, &self.client.port, &self.backend.port];
+            let wake = self.views.as_ref().map(|views| views.wake_fd().as_raw_fd());
+            port::wait(&ports, wake, limit);
         }
     }
 
@@ -205,4 +235,18 @@ impl Worker {
             );
         }
     }
+}
+
+/// What an operator wants to be changed, if it is that.
+fn change(request: &Request) -> Option<Proposal> {
+    match *request {
+        Request::Drain { node } => Some(Proposal::Drain { node: NodeId(node) }),
+        Request::Undrain { node } => Some(Proposal::Undrain { node: NodeId(node) }),
+        Request::Status | Request::Flows { .. } | Request::Counters => None,
+    }
+}
+
+/// Times of the council's trait.
+fn since_epoch(now: Instant) -> Duration {
+    Duration::from_nanos(now.as_nanos())
 }

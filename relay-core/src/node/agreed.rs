@@ -15,7 +15,7 @@ use super::membership::Reading;
 use super::{Command, Node};
 use crate::canary::{Canary, breaks};
 use crate::id::{Incarnation, NodeId};
-use crate::replica::{Event, Peer, Role, Standing};
+use crate::replica::{Author, Event, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
 /// The bucket that stands for all.
@@ -125,10 +125,11 @@ impl Node {
     fn lay_down(&mut self, now: Instant) {
         self.shadows.take();
         let recorded = self.shard.lay_down(now, &mut self.counters, &self.settings);
+        let from = Author { node: self.settings.node, term: self.view.term };
         for bytes in recorded {
             if let Ok(message) = Message::decode(&bytes) {
                 // What we have written ourselves is never malformed.
-                let _ = self.shadows.apply(self.settings.node, &message);
+                let _ = self.shadows.apply(from, &message);
             }
         }
         for peer in &mut self.replicas.peers {

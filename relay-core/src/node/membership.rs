@@ -7,7 +7,7 @@ use super::{Command, Node};
 use crate::canary::{Canary, breaks};
 use crate::config::Authority;
 use crate::reason::Reason;
-use crate::replica::{Event, OUTBOX_MAX, Peer, Role, Standing};
+use crate::replica::{Author, Event, OUTBOX_MAX, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
 /// A backup that applies nothing for this many timeouts is ejected (rule 19).
@@ -76,7 +76,7 @@ impl Node {
             let follows = self.follows(index);
             let Node { replicas, shadows, sessions, .. } = self;
             let peer = &mut replicas.peers[index];
-            let from = peer.id;
+            let from = Author { node: peer.id, term: self.promised };
             let Some(bytes) = peer.link.inbox().next_message() else { break Ok(()) };
             let result = match Message::decode(bytes) {
                 Err(_) => Err(Reason::PeerMalformed),
@@ -198,7 +198,7 @@ impl Node {
         self.become_owner(now, view);
         let outage = silent_since.map_or(Duration::ZERO, |since| now - since);
         for (id, shadow, from) in shadows {
-            let of = |peer: &&Peer| peer.id == from;
+            let of = |peer: &&Peer| peer.id == from.node;
             let lead = self.replicas.peers.iter().find(of).map_or(0, |peer| peer.lead_ms);
             let lead = lead.saturating_add(CLOCK_MARGIN_MS);
             let io = (now, &mut self.replicas);

@@ -21,6 +21,8 @@ pub struct NodeReport {
     pub isolated: bool,
     pub term: u64,
     pub view: u64,
+    /// Who owns the flows in the view that this node knows.
+    pub owner: Option<NodeId>,
     pub flows: usize,
     pub shadows: usize,
     pub flows_total: u64,
@@ -78,6 +80,7 @@ impl Node {
             isolated: !self.carrier.client || !self.carrier.backend,
             term: self.view.term,
             view: self.view.number,
+            owner: (self.view.term > 0).then_some(NodeId(self.view.owner)),
             flows: self.shard.len(),
             shadows: self.shadows.len(),
             flows_total: self.shard.total(),

@@ -7,7 +7,7 @@ mod stream;
 
 pub use channel::{Channel, OVERHEAD};
 pub use link::{Event, Link, Role, Status};
-pub use shadow::{OpenShadow, OpeningShadow, Pieces, Shadow, Shadows};
+pub use shadow::{Author, OpenShadow, OpeningShadow, Pieces, Shadow, Shadows};
 pub use stream::OUTBOX_MAX;
 
 use std::collections::VecDeque;

@@ -53,10 +53,18 @@ pub struct OpenShadow {
     pub down_mark: Option<Mark>,
 }
 
+/// Who has described a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Author {
+    pub node: NodeId,
+    /// The term in which it owned.
+    pub term: u64,
+}
+
 /// All flows that a backup keeps, by the rules 7 and 8.
 #[derive(Default)]
 pub struct Shadows {
-    flows: BTreeMap<FlowId, (Shadow, NodeId)>,
+    flows: BTreeMap<FlowId, (Shadow, Author)>,
     /// Flows that were based since the stream began; None when all have been.
     named: Option<std::collections::BTreeSet<FlowId>>,
 }
@@ -72,6 +80,11 @@ impl Shadows {
         self.flows.is_empty()
     }
 
+    /// Who has described a flow.
+    pub fn author(&self, id: FlowId) -> Option<Author> {
+        self.flows.get(&id).map(|(_, author)| *author)
+    }
+
     /// Every flow in the order of its id.
     pub fn iter(&self) -> impl Iterator<Item = (FlowId, &Shadow)> {
         self.flows.iter().map(|(id, (shadow, _))| (*id, shadow))
@@ -79,7 +92,7 @@ impl Shadows {
 
     /// Takes all flows out, in the order of their ids, with the node that has described them: this
     /// node becomes their owner, or throws them away.
-    pub fn take(&mut self) -> Vec<(FlowId, Shadow, NodeId)> {
+    pub fn take(&mut self) -> Vec<(FlowId, Shadow, Author)> {
         self.named = None;
         let flows = core::mem::take(&mut self.flows).into_iter();
         flows.map(|(id, (shadow, from))| (id, shadow, from)).collect()
@@ -90,9 +103,9 @@ impl Shadows {
         self.named = Some(Default::default());
     }
 
-    /// Applies one message of `from`, the owner of the promised term. An error means that the message
+    /// Applies one message of `from`, the owner in the promised term. An error means that the message
     /// must not be acknowledged.
-    pub fn apply(&mut self, from: NodeId, message: &Message<'_>) -> Result<(), Reason> {
+    pub fn apply(&mut self, from: Author, message: &Message<'_>) -> Result<(), Reason> {
         match message {
             // Neither belongs to a flow.
             Message::View(_) | Message::Session(_) => Ok(()),
@@ -154,7 +167,7 @@ impl Shadows {
     }
 
     /// Whatever was known about the flow is void (rule 7).
-    fn base(&mut self, id: FlowId, shadow: (Shadow, NodeId)) {
+    fn base(&mut self, id: FlowId, shadow: (Shadow, Author)) {
         if let Some(named) = &mut self.named {
             named.insert(id);
         }

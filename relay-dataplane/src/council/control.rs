@@ -29,6 +29,9 @@ const MESSAGES_PER_TURN: usize = 64;
 /// A new member's share of the buckets, in relation to the others'.
 const WEIGHT: u16 = 100;
 
+/// All flows have one owner as yet (`relay_core::node`): one bucket stands for all of them.
+const OWNED_UNITS: usize = 1;
+
 /// How long a leader whose worker hangs waits for the view that says so.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -56,6 +59,9 @@ pub struct Control {
     /// The members of the view that was logged last.
     described: String,
 }
+
+/// A leader that was heard within this time leads still, and so the view is the newest.
+const FRESH: Duration = Duration::from_millis(8 * TICK.as_millis() as u64);
 
 enum Stage {
     /// The log is blank, and nobody is known to know a cluster.
@@ -176,6 +182,11 @@ impl Control {
             self.note_trouble(written.err().map(|failure| failure.to_string()));
         }
         self.tell();
+        if let Stage::Sitting(council) = &self.stage
+            && council.is_current(self.now(), FRESH)
+        {
+            self.desk.vouch();
+        }
     }
 
     /// Begins, if it is known how.
@@ -202,7 +213,7 @@ impl Control {
             Outcome::Join => None,
         };
         if let Some(seats) = &seats {
-            let batch = found(seats, &View::genesis());
+            let batch = found(seats, &View::genesis_of(OWNED_UNITS));
             if let Err(failure) = self.log.write(&batch) {
                 return self.wait(failure.to_string());
             }

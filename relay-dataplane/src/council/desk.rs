@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use relay_abi::control::CouncilReport;
@@ -31,6 +32,9 @@ pub struct Desk {
     silent: AtomicU64,
     /// How often the worker called.
     calls: AtomicU64,
+    began: Instant,
+    /// When the council vouched for the view last, in nanoseconds since then; 0: never.
+    vouched: AtomicU64,
     stop: AtomicBool,
     /// Wakes the worker.
     wake: OwnedFd,
@@ -58,6 +62,8 @@ impl Desk {
             proposals: bounded(PROPOSALS_MAX),
             silent: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            began: Instant::now(),
+            vouched: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             inbox,
@@ -77,6 +83,21 @@ impl Desk {
 
     pub fn sign_of_life(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The newest view that was shown is in force still.
+    pub fn vouch(&self) {
+        self.vouched.store(self.nanos(), Ordering::Release);
+    }
+
+    /// How long ago that was.
+    pub fn vouched_ago(&self) -> Option<Duration> {
+        let at = self.vouched.load(Ordering::Acquire);
+        (at > 0).then(|| Duration::from_nanos(self.nanos().saturating_sub(at)))
+    }
+
+    fn nanos(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub fn propose(&self, command: Command) {

@@ -178,6 +178,9 @@ pub(crate) fn random() -> io::Result<u64> {
 /// the two halves of a call would else keep poll(2) from sleeping for ever.
 const TURNS_PER_CLEARING: u32 = 64;
 
+/// What the council said longer ago is no news of the present: one of the two threads was paused.
+const VOUCH_AGE_MAX: Duration = Duration::from_millis(20);
+
 /// The worker's end: where its views come from. Dropping it ends the council of this node.
 pub struct Views {
     desk: Arc<Desk>,
@@ -195,6 +198,11 @@ impl Views {
     /// makes it unreadable again.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.desk.wake_fd()
+    }
+
+    /// Whether the council has just vouched that no newer view is in force than it has shown.
+    pub fn is_vouched(&self) -> bool {
+        self.desk.vouched_ago().is_some_and(|ago| ago < VOUCH_AGE_MAX)
     }
 
     /// Answers operators' questions, in any thread.

@@ -49,10 +49,11 @@ pub trait Port {
 }
 
 /// Waits until one of `ports` has frames to receive, or `timeout` has passed, or a signal came.
-pub fn wait(ports: &[&dyn Port], timeout: Duration) {
+pub fn wait(ports: &[&dyn Port], wake: Option<RawFd>, timeout: Duration) {
     let mut polled: Vec<libc::pollfd> = ports
         .iter()
         .flat_map(|port| port.fds())
+        .chain(wake)
         .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
         .collect();
     let limit = libc::timespec {

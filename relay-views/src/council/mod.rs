@@ -270,6 +270,13 @@ impl Council {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// Whether, as far as this node can know, no view is in force that it has not been told of: it
+    /// leads, or it heard the leader just now. An election takes longer than `age_max` should be.
+    pub fn is_current(&self, now: Duration, age_max: Duration) -> bool {
+        let leader = self.leading_seat().and_then(|leader| self.heard.get(&leader));
+        self.is_leader() || leader.is_some_and(|at| now.saturating_sub(*at) < age_max)
+    }
+
     /// What an operator wants to know.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;

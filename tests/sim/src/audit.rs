@@ -147,7 +147,9 @@ impl Cover {
             cover.cover(id, shadow, flights);
             if let Shadow::Open(open) = shadow {
                 let ends = (socket(&open.client.local), socket(&open.client.remote));
-                seals.note((backup.incarnation().0, view.term), id, ends, &open.log);
+                // It may be of a former term still.
+                let term = backup.shadows().author(id).map_or(0, |author| author.term);
+                seals.note((backup.incarnation().0, term), id, ends, &open.log);
             }
         }
         Some(cover)

@@ -13,7 +13,7 @@ use super::{Effects, Flow, Next, Restoration, Turn};
 use crate::id::{FlowId, Incarnation, NodeId};
 use crate::reason::Counters;
 use crate::relay::HoldTime;
-use crate::replica::{self, Link, Replicas, Shadows, Standing};
+use crate::replica::{self, Author, Link, Replicas, Shadows, Standing};
 use crate::tcp;
 use crate::time::{Duration, Instant};
 use crate::tls::{ContentType, DirectionState, Opener, Sealer, Secret, Suite, record_header};
@@ -92,6 +92,8 @@ struct World {
     backup: Backup,
     over: bool,
 }
+
+const AUTHOR: Author = Author { node: NodeId(1), term: 1 };
 
 /// What another node has been given.
 struct Backup {
@@ -228,7 +230,7 @@ impl Case {
             created_ms: 12_345,
         };
         let mut shadows = Shadows::default();
-        shadows.apply(NodeId(1), &Message::Base(base)).expect("a base");
+        shadows.apply(AUTHOR, &Message::Base(base)).expect("a base");
         let mut client = Peer::new((client, to_client), self.client_stream().0, HELLO as u64);
         client.is_deaf = !self.is_answered;
         let backend = Peer::new((backend, to_backend), self.expected().1, 0);
@@ -298,7 +300,7 @@ impl Backup {
             chunk.clear();
             while let Some(message) = inbox.next_message() {
                 let message = Message::decode(message).expect("what was encoded");
-                self.shadows.apply(NodeId(1), &message).expect("a backup in sync follows");
+                self.shadows.apply(AUTHOR, &message).expect("a backup in sync follows");
                 inbox.mark_applied();
             }
             outbox.handle_ack(now, inbox.applied(), false);
