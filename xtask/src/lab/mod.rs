@@ -326,6 +326,13 @@ impl Lab {
         relay::status(&self.bin_dir, name)
     }
 
+    /// What relay-ctl says when the relay `name` is asked with these arguments.
+    pub fn ask(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.bin_dir.join("relay-ctl"));
+        command.arg("--control").arg(control_socket(name)).args(arguments);
+        crate::shell::output(&mut command)
+    }
+
     /// The relay that serves the connections; `except` is not asked.
     pub fn owner(&self, except: Option<&str>) -> Result<String> {
         let candidates = self.relays().filter(|name| Some(name.as_str()) != except);

@@ -70,6 +70,26 @@ pub fn set_witness_links(number: u8, up: bool) -> Result<()> {
     set_links_of(&Node::witness(number), up)
 }
 
+/// Takes the switch's port toward `node` down, or brings it up again: a cable that is pulled, so that
+/// the node has no carrier.
+pub fn set_port(network: Network, node: &str, up: bool) -> Result<()> {
+    let (port, state) = (network.switch_port(node), if up { "up" } else { "down" });
+    run("ip", ["-n", SWITCH_NS, "link", "set", &port, state]).map(drop)
+}
+
+/// Lets nothing through between a node and a network, or everything again: a switch that fails, while
+/// the node's carrier is there.
+pub fn set_cut(network: Network, node: &str, cut: bool) -> Result<()> {
+    // IEEE 802.1D port states.
+    const DISABLED: &str = "0";
+    const FORWARDING: &str = "3";
+    let state = if cut { DISABLED } else { FORWARDING };
+    let port = network.switch_port(node);
+    let mut bridge = in_namespace(SWITCH_NS, "bridge");
+    bridge.args(["link", "set", "dev", &port, "state", state]);
+    crate::shell::output(&mut bridge).map(drop)
+}
+
 fn set_links_of(node: &Node, up: bool) -> Result<()> {
     let mut script = String::new();
     for network in &node.networks {
