@@ -88,7 +88,7 @@ fn answer(
                 takeover_ms: None,
                 peers: Vec::new(),
                 buckets_owned: 0,
-                council: Some(council),
+                council: Some(Box::new(council)),
             })
         }
         Request::Counters => Response::Counters(reporter.counters()),
