@@ -84,6 +84,9 @@ pub struct Settings {
     /// The leader takes a seat for dead whose council was silent for this long, if no heartbeats of
     /// workers can tell: a witness, or a node that is back with another disk.
     pub witness_timeout: Duration,
+    /// The same for a relay's council whose workers are heard: longer, since its connections pay for
+    /// a mistake.
+    pub council_timeout: Duration,
     /// Stalled buckets are given up after this time (rule 18).
     pub loss_timeout: Duration,
     /// Entries after which the log is rewritten, beginning with a snapshot.
@@ -101,6 +104,7 @@ impl Settings {
             entropy,
             patience: TICK * 3,
             witness_timeout: Duration::from_secs(1),
+            council_timeout: Duration::from_secs(3),
             loss_timeout: Duration::from_secs(10),
             compact_after: 1024,
         }

@@ -145,7 +145,8 @@ impl Council {
         let relays = self.view().relays(|_| true);
         let heard = relays.minus(self.silent);
         self.proposals.waiting.retain(|_, waiting| match &waiting.proposal.command {
-            Command::Eject { victims, .. } if waiting.duty => {
+            // Of whom its own council says nothing, the workers' heartbeats are no answer.
+            Command::Eject { victims, by } if waiting.duty && !victims.contains(by) => {
                 !victims.iter().any(|victim| heard.contains(victim.0))
             }
             _ => true,
