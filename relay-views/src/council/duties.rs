@@ -18,6 +18,9 @@ const STRANGERS_MAX: usize = 8;
 /// A learner votes when it lacks at most this many entries.
 const LAG_MAX: u64 = 16;
 
+/// Between two attempts to eject a node whose council is silent.
+const COUNCIL_RETRY: Duration = Duration::from_millis(20);
+
 /// A snapshot that was not acknowledged for this long is sent again.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -32,6 +35,8 @@ pub(super) struct Duties {
     /// Seats that asked for something and are told of nothing yet.
     strangers: BTreeSet<Seat>,
     pub(super) reports: Reports,
+    /// When a silent council may be reported again.
+    councils_at: Duration,
 }
 
 impl Council {
@@ -82,9 +87,11 @@ impl Council {
         };
         let mut members = self.view().members.iter();
         let silent = members.find(|(node, member)| is_silent(node, member));
-        if let Some((node, member)) = silent {
-            let life = (*node, member.incarnation);
-            self.propose_duty(Command::Eject { victims: vec![life], by: life });
+        let life = silent.map(|(node, member)| (*node, member.incarnation));
+        // Nothing that is kept and passed on: only who leads can know.
+        if let Some(life) = life.filter(|_| self.duties.councils_at <= self.now) {
+            self.duties.councils_at = self.now + COUNCIL_RETRY;
+            self.propose_believed(Command::Eject { victims: vec![life], by: life });
         }
     }
 

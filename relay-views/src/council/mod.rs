@@ -41,6 +41,9 @@ pub use self::store::Inconsistent;
 /// Time between ticks of the engine.
 pub const TICK: Duration = Duration::from_millis(5);
 
+/// A wake-up that is late by as much shows that this node was paused.
+const LATE: Duration = Duration::from_millis(20);
+
 /// Ticks between heartbeats of a leader.
 const HEARTBEAT_TICKS: usize = 2;
 
@@ -310,6 +313,7 @@ impl Council {
         if now < self.next_tick {
             return;
         }
+        self.excuse(now.saturating_sub(self.next_tick));
         // One tick for each late wake-up: a thread that did not run must not time others out.
         let next = self.next_tick + TICK;
         self.next_tick = if next < now { now + TICK } else { next };
@@ -445,6 +449,15 @@ impl Council {
             self.heard.insert(seat, self.now);
         }
         stepped.map_err(|_| Dropped::Unexpected)
+    }
+
+    /// What others said while this node did not run is not their silence.
+    fn excuse(&mut self, late: Duration) {
+        if late < LATE {
+            return;
+        }
+        let since = self.heard.values_mut().chain(&mut self.leads_since);
+        since.for_each(|at| *at = (*at + late).min(self.now));
     }
 
     fn leader(&self) -> Option<NodeId> {

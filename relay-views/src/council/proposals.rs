@@ -145,8 +145,7 @@ impl Council {
         let relays = self.view().relays(|_| true);
         let heard = relays.minus(self.silent);
         self.proposals.waiting.retain(|_, waiting| match &waiting.proposal.command {
-            // Of whom its own council says nothing, the workers' heartbeats are no answer.
-            Command::Eject { victims, by } if waiting.duty && !victims.contains(by) => {
+            Command::Eject { victims, .. } if waiting.duty => {
                 !victims.iter().any(|victim| heard.contains(victim.0))
             }
             _ => true,
@@ -166,7 +165,7 @@ impl Council {
         if let Command::Join(candidate) = &proposal.command {
             self.eject_former_seat(candidate);
         }
-        let Some(command) = self.temper(&proposal.command) else { return };
+        let Some(command) = self.temper(&proposal.command, proposal.author) else { return };
         let data = Proposal { command, forwarded: false, ..*proposal }.encode();
         if data.len() <= ENTRY_MAX {
             // Refused when too much is uncommitted: it is proposed again.
