@@ -4,6 +4,7 @@
 //! the relay closes the connection. Fields are only ever added, never renamed: operators script
 //! against `relay-ctl --json`, which prints them unchanged.
 
+use std::boxed::Box;
 use std::io::{self, BufRead, Read};
 use std::string::String;
 use std::vec::Vec;
@@ -148,7 +149,7 @@ pub struct StatusReport {
     pub buckets_owned: u32,
     /// What this node's council does; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub council: Option<CouncilReport>,
+    pub council: Option<Box<CouncilReport>>,
 }
 
 /// The part that a node takes in the consensus about views.

@@ -42,10 +42,10 @@ pub fn status(status: &StatusReport) -> String {
     // A witness has no data plane to speak of.
     let witness = status.role == Role::Witness;
     let lines = lines.into_iter().filter(|(name, _)| !witness || WITNESS_LINES.contains(name));
-    for (name, value) in lines.chain(status.council.iter().flat_map(council)) {
+    for (name, value) in lines.chain(status.council.as_deref().into_iter().flat_map(council)) {
         text += &format!("{name:<12} {}\n", printable(&value));
     }
-    if let Some(council) = status.council.as_ref().filter(|council| !council.members.is_empty()) {
+    if let Some(council) = status.council.as_deref().filter(|council| !council.members.is_empty()) {
         text.push('\n');
         text += &members(&council.members);
     }

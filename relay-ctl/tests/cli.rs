@@ -59,7 +59,7 @@ fn a_witness_shows_what_it_votes_about() {
     };
     let report = StatusReport {
         role: Role::Witness,
-        council: Some(council),
+        council: Some(Box::new(council)),
         peers: Vec::new(),
         ..status_report()
     };

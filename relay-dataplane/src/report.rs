@@ -23,7 +23,7 @@ pub fn answer(
 ) -> Response {
     match request {
         Request::Status => {
-            let council = council.map(Reporter::report);
+            let council = council.map(Reporter::report).map(Box::new);
             Response::Status(StatusReport { council, ..status(&node.report(now), clock) })
         }
         Request::Flows { limit } => Response::Flows(flows(node, now, *limit)),

@@ -89,7 +89,7 @@ fn answer(
                 peers: Vec::new(),
                 owner: None,
                 buckets_owned: 0,
-                council: Some(council),
+                council: Some(Box::new(council)),
             })
         }
         Request::Counters => Response::Counters(reporter.counters()),

@@ -170,7 +170,7 @@ fn a_witness_needs_two_sections() {
     assert_eq!((witness.node.id, witness.council.own().kind), (9, Kind::Witness));
     let message = |text: &str| directory.witness(text).unwrap_err().to_string();
     let refused = message(&text.replace("id = 9\ncontrol", "id = 2\ncontrol"));
-    let expected = ":9: cluster.council.member: this node, 2, is a relay: start it without \
+    let expected = ":14: cluster.council.member[2].id: this node, 2, is a relay: start it without \
                     --witness, or change its kind to witness";
     assert!(refused.ends_with(expected), "{refused}");
     let refused = message(&format!("[ports]\n{text}"));
@@ -187,7 +187,7 @@ fn two_relays_without_a_witness_are_spelled_out() {
     let pair =
         format!("{}{}", VALID.replace(peer, ""), COUNCIL.replace(witness, "").replace(third, ""));
     let refused = directory.load(&pair).unwrap_err().to_string();
-    let expected = ": cluster.council.member: two relays and no witness: relay 1 would decide alone, \
+    let expected = ": cluster.council.member[1]: two relays and no witness: relay 1 would decide alone, \
                     and when it is lost, relay 2 takes nothing over and all connections are lost: \
                     add a member of kind witness on a third machine, or accept that with \
                     cluster.council.without_witness = true";
@@ -277,20 +277,20 @@ const COUNCILS: &[(&str, &str, usize, &str)] = &[
     (
         "\"relay\"",
         "\"witness\"",
-        6,
-        "cluster.council.member: this node, 1, is a witness: start it with --witness, or change its kind to relay",
+        17,
+        "cluster.council.member[4].id: this node, 1, is a witness: start it with --witness, or change its kind to relay",
     ),
     (
         "id = 1\n",
         "id = 4\n",
         6,
-        "cluster.council.member: this node, 1, is not among the members: list every node, this one too: the list is the same everywhere",
+        "cluster.council.member[1]: this node, 1, is not among the members: list every node, this one too: the list is the same everywhere",
     ),
     (
         "id = 3\n",
         "id = 5\n",
         6,
-        "cluster.council.member: cluster.peer 3 is no member of kind relay: list the other relays in both places",
+        "cluster.council.member[1]: cluster.peer 3 is no member of kind relay: list the other relays in both places",
     ),
     (
         "key = ",

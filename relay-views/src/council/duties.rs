@@ -18,6 +18,9 @@ const STRANGERS_MAX: usize = 8;
 /// A learner votes when it lacks at most this many entries.
 const LAG_MAX: u64 = 16;
 
+/// Between two attempts to eject a node whose council is silent.
+const COUNCIL_RETRY: Duration = Duration::from_millis(20);
+
 /// A snapshot that was not acknowledged for this long is sent again.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -32,12 +35,14 @@ pub(super) struct Duties {
     /// Seats that asked for something and are told of nothing yet.
     strangers: BTreeSet<Seat>,
     pub(super) reports: Reports,
+    /// When a silent council may be reported again.
+    councils_at: Duration,
 }
 
 impl Council {
     pub(super) fn attend_duties(&mut self) {
         self.eject_silent();
-        self.eject_silent_witnesses();
+        self.eject_silent_councils();
         self.resolve_reports();
         self.give_up_lost();
         self.attend_proposals();
@@ -67,18 +72,26 @@ impl Council {
         }
     }
 
-    /// Witnesses have no workers whose heartbeats could tell.
-    fn eject_silent_witnesses(&mut self) {
+    /// Witnesses have no workers whose heartbeats could tell. And a relay whose council says nothing
+    /// is told of no view any more, while its workers seem to live: its disk is full, say. Whatever
+    /// it owns would wait for the next loss of another node, and then for ever.
+    fn eject_silent_councils(&mut self) {
         let me = self.settings.seat.node();
         let is_silent = |node: &NodeId, member: &Member| {
-            let witness = member.kind == Kind::Witness && member.state != State::Dead;
-            witness && *node != me && self.is_long_silent(member.seat)
+            let limit = match member.kind {
+                Kind::Witness => self.settings.witness_timeout,
+                Kind::Relay => self.settings.council_timeout,
+            };
+            let elsewhere = *node != me && member.state != State::Dead;
+            elsewhere && self.silence(member.seat) > limit
         };
         let mut members = self.view().members.iter();
         let silent = members.find(|(node, member)| is_silent(node, member));
-        if let Some((node, member)) = silent {
-            let life = (*node, member.incarnation);
-            self.propose_duty(Command::Eject { victims: vec![life], by: life });
+        let life = silent.map(|(node, member)| (*node, member.incarnation));
+        // Nothing that is kept and passed on: only who leads can know.
+        if let Some(life) = life.filter(|_| self.duties.councils_at <= self.now) {
+            self.duties.councils_at = self.now + COUNCIL_RETRY;
+            self.propose_believed(Command::Eject { victims: vec![life], by: life });
         }
     }
 
@@ -86,16 +99,16 @@ impl Council {
     pub(super) fn eject_former_seat(&mut self, candidate: &Candidate) {
         let Some(member) = self.view().members.get(&candidate.node) else { return };
         let replaced = member.state != State::Dead && member.seat != candidate.seat;
-        if replaced && self.is_long_silent(member.seat) {
+        if replaced && self.silence(member.seat) > self.settings.witness_timeout {
             let life = (candidate.node, member.incarnation);
             self.propose_believed(Command::Eject { victims: vec![life], by: life });
         }
     }
 
-    fn is_long_silent(&self, seat: Seat) -> bool {
+    /// How long the leader has not heard of a seat.
+    fn silence(&self, seat: Seat) -> Duration {
         let heard = self.heard.get(&seat).copied().or(self.leads_since);
-        let since = heard.map_or(Duration::ZERO, |at| self.now.saturating_sub(at));
-        since > self.settings.witness_timeout
+        heard.map_or(Duration::ZERO, |at| self.now.saturating_sub(at))
     }
 
     /// This node's life, if the view agrees that it lives.

@@ -41,6 +41,9 @@ pub use self::store::Inconsistent;
 /// Time between ticks of the engine.
 pub const TICK: Duration = Duration::from_millis(5);
 
+/// A wake-up that is late by as much shows that this node was paused.
+const LATE: Duration = Duration::from_millis(20);
+
 /// Ticks between heartbeats of a leader.
 const HEARTBEAT_TICKS: usize = 2;
 
@@ -84,6 +87,9 @@ pub struct Settings {
     /// The leader takes a seat for dead whose council was silent for this long, if no heartbeats of
     /// workers can tell: a witness, or a node that is back with another disk.
     pub witness_timeout: Duration,
+    /// The same for a relay's council whose workers are heard: longer, since its connections pay for
+    /// a mistake.
+    pub council_timeout: Duration,
     /// Stalled buckets are given up after this time (rule 18).
     pub loss_timeout: Duration,
     /// Entries after which the log is rewritten, beginning with a snapshot.
@@ -101,6 +107,7 @@ impl Settings {
             entropy,
             patience: TICK * 3,
             witness_timeout: Duration::from_secs(1),
+            council_timeout: Duration::from_secs(3),
             loss_timeout: Duration::from_secs(10),
             compact_after: 1024,
         }
@@ -313,6 +320,7 @@ impl Council {
         if now < self.next_tick {
             return;
         }
+        self.excuse(now.saturating_sub(self.next_tick));
         // One tick for each late wake-up: a thread that did not run must not time others out.
         let next = self.next_tick + TICK;
         self.next_tick = if next < now { now + TICK } else { next };
@@ -448,6 +456,15 @@ impl Council {
             self.heard.insert(seat, self.now);
         }
         stepped.map_err(|_| Dropped::Unexpected)
+    }
+
+    /// What others said while this node did not run is not their silence.
+    fn excuse(&mut self, late: Duration) {
+        if late < LATE {
+            return;
+        }
+        let since = self.heard.values_mut().chain(&mut self.leads_since);
+        since.for_each(|at| *at = (*at + late).min(self.now));
     }
 
     fn leader(&self) -> Option<NodeId> {

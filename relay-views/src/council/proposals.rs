@@ -165,7 +165,7 @@ impl Council {
         if let Command::Join(candidate) = &proposal.command {
             self.eject_former_seat(candidate);
         }
-        let Some(command) = self.temper(&proposal.command) else { return };
+        let Some(command) = self.temper(&proposal.command, proposal.author) else { return };
         let data = Proposal { command, forwarded: false, ..*proposal }.encode();
         if data.len() <= ENTRY_MAX {
             // Refused when too much is uncommitted: it is proposed again.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Council;
 use crate::command::Command;
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Incarnation, NodeId, Seat};
 
 /// Whom the leader heard within this time is not dead for it, whoever says so.
 const HEARD_RECENTLY: Duration = Duration::from_millis(25);
@@ -24,9 +24,12 @@ pub(super) struct Reports(BTreeMap<(NodeId, NodeId), (Duration, Duration)>);
 impl Council {
     /// A command as the leader may propose it: of an ejection, what it believes at once. The rest
     /// it keeps in mind.
-    pub(super) fn temper(&mut self, command: &Command) -> Option<Command> {
+    pub(super) fn temper(&mut self, command: &Command, author: Seat) -> Option<Command> {
         let Command::Eject { victims, by } = command else { return Some(command.clone()) };
-        let sure = victims.iter().copied().filter(|victim| self.believes(*victim, *by));
+        // Who says so of oneself is believed.
+        let leaves = |victim: (NodeId, Incarnation)| victim == *by && author.node() == by.0;
+        let sure = victims.iter().copied();
+        let sure = sure.filter(|victim| leaves(*victim) || self.believes(*victim, *by));
         let sure: Vec<_> = sure.collect();
         for (victim, _) in victims {
             let report = (self.now, self.now);
@@ -81,9 +84,7 @@ impl Council {
 
     fn believes(&self, victim: (NodeId, Incarnation), by: (NodeId, Incarnation)) -> bool {
         let me = self.settings.seat.node();
-        let dead_for_us = victim.0 != me
-            && (by.0 == me || self.silent.contains(victim.0) || !self.hears(victim.0));
-        victim == by || dead_for_us
+        victim.0 != me && (by.0 == me || self.silent.contains(victim.0) || !self.hears(victim.0))
     }
 
     /// Whether most of the others reported it: its council runs, but its workers do not.

@@ -110,6 +110,44 @@ fn a_full_disk_makes_a_node_abstain_and_nothing_else() {
 }
 
 #[test]
+fn a_relay_that_can_not_be_told_of_views_is_ejected() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 3, 1);
+        // The leader too: then another one leads.
+        let full = world.relays()[seed as usize % 3];
+        world.happen(Fault::DiskFull(full, true));
+        // Something has to be written for the disk to matter.
+        let weigh = relay_views::Command::Weigh { node: NodeId(1), weight: 200 };
+        world.happen(Fault::Propose(NodeId(10), weigh));
+        let out = world.run_until(PATIENCE, |world| is_out(world, full));
+        assert!(out.is_some_and(|took| took > MILLI * 2000), "seed {seed}: {}", world.picture());
+        world.happen(Fault::DiskFull(full, false));
+        let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+        assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+    }
+}
+
+#[test]
+fn a_leader_that_was_paused_ejects_nobody() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 3, 1);
+        let paused = world.leader().unwrap();
+        let others: NodeSet = world.ids().into_iter().collect();
+        let others = others.without(paused);
+        world.happen(Fault::Pause(paused, MILLI * 5000));
+        let dies = |world: &World| {
+            let views = world.nodes.values().filter_map(|node| node.view());
+            let view = views.max_by_key(|view| view.number).unwrap();
+            others.iter().any(|node| view.members[&node].state == State::Dead)
+        };
+        let wrong = world.run_until(MILLI * 6000, dies);
+        assert!(wrong.is_none(), "seed {seed}: {}", world.picture());
+        let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+        assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+    }
+}
+
+#[test]
 fn a_replaced_disk_is_another_seat() {
     for (seed, node) in (0..6).flat_map(|seed| [(seed, NodeId(2)), (seed, NodeId(10))]) {
         let mut world = settled(seed, 3, 1);

@@ -8,6 +8,7 @@ use relay_views::id::NODE_IDS;
 use relay_views::view::{Kind, MEMBERS_MAX};
 
 use super::{Resolver, Result, Role, unusable};
+use crate::config::error::ConfigError;
 use crate::config::parse;
 use crate::config::{Certificate, Council, Member, Peer, files};
 
@@ -190,7 +191,22 @@ impl Resolver<'_> {
                 "start it without --witness, or change its kind to witness",
             ),
         };
-        Err(self.wrong(&council.member, problem, remedy))
+        Err(self.at_member(council, own, problem, remedy))
+    }
+
+    /// A mistake with the member `id`, or, if it is not listed, with the list.
+    fn at_member(
+        &self,
+        council: &parse::Council,
+        id: u8,
+        problem: String,
+        remedy: &str,
+    ) -> ConfigError {
+        let mut members = council.member.get_ref().iter();
+        match members.find(|member| *member.id.get_ref() == i64::from(id)) {
+            Some(member) => self.wrong(&member.id, problem, remedy),
+            None => self.wrong(&council.member, problem, remedy),
+        }
     }
 
     /// Whom this relay replicates to, and who decides about it, are the same relays.
@@ -209,8 +225,7 @@ impl Resolver<'_> {
             true => format!("relay {odd} is a member, but no cluster.peer"),
             false => format!("cluster.peer {odd} is no member of kind relay"),
         };
-        let remedy = "list the other relays in both places";
-        Err(self.wrong(&council.member, problem, remedy))
+        Err(self.at_member(council, *odd, problem, "list the other relays in both places"))
     }
 
     /// Whether the first of two relays decides alone; the operator has to say so.

@@ -46,6 +46,7 @@ struct Room {
 
 struct Guest {
     stream: TcpStream,
+    from: SocketAddr,
     /// Known after the handshake.
     node: Option<NodeId>,
 }
@@ -123,7 +124,7 @@ impl Room {
             return None;
         }
         let shared = stream.try_clone().ok()?;
-        guests.insert(serial, Guest { stream: shared, node: None });
+        guests.insert(serial, Guest { stream: shared, from, node: None });
         drop(guests);
         let room = Arc::clone(self);
         let thread = thread::Builder::new().name("council-from".to_owned());
@@ -139,7 +140,7 @@ impl Room {
             Ok((greeting, mut link)) => {
                 let node = greeting.node;
                 count(&self.common.counters.accepted);
-                self.replace(serial, node);
+                self.replace(serial, node, from);
                 priority::raise_link(self.common.realtime);
                 tracing::debug!(%node, %from, "council: is heard");
                 let Err(error) = self.listen(greeting, &mut link);
@@ -212,13 +213,22 @@ impl Room {
     }
 
     /// A member that dials again has given up its former connection.
-    fn replace(&self, serial: u64, node: NodeId) {
+    fn replace(&self, serial: u64, node: NodeId, from: SocketAddr) {
         let mut guests = self.guests();
         for (number, guest) in guests.iter_mut() {
             if *number == serial {
                 guest.node = Some(node);
             } else if guest.node == Some(node) {
                 let _ = guest.stream.shutdown(Shutdown::Both);
+                if guest.from.ip() != from.ip() {
+                    let text = format!(
+                        "council: node {node} comes from {from} while it is connected from {}: \
+                         unless it has two addresses, two machines have its certificate: give \
+                         each its own",
+                        guest.from
+                    );
+                    self.complaints.warn(&text);
+                }
             }
         }
     }

@@ -24,6 +24,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// After a refusal, which somebody has to do something about.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 
+/// A link on which nothing was said for this long says who speaks: it finds out that the peer's end
+/// is gone before something is lost that matters.
+const GREETING_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long one write may take: a peer that does not read for so long hangs.
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -112,9 +116,13 @@ impl Dialer {
             link.write_all(&batch)?;
             link.flush()?;
             batch.clear();
-            let Ok(first) = self.queue.recv() else {
-                link.conn.send_close_notify();
-                return link.flush();
+            let first = match self.queue.recv_timeout(GREETING_PAUSE) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => Outgoing::Greeting,
+                Err(RecvTimeoutError::Disconnected) => {
+                    link.conn.send_close_notify();
+                    return link.flush();
+                }
             };
             self.put(&mut batch, first);
             while batch.len() < BATCH_MAX
