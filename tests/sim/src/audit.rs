@@ -30,6 +30,9 @@ const STRANGERS_MAX: usize = 100;
 /// Bytes that a shadow may hold: the receive buffers of both legs.
 const HELD_MAX: usize = 4 << 20;
 
+/// Bytes that the TCP buffers of one flow may take: four of 4 MiB, in pages.
+const BUFFERS_MAX: usize = 17 << 20;
+
 /// The first and the last byte of a window may differ by one in what is "expected": an owner stays
 /// one below the right edge (RFC 9293 section 3.10.7.4).
 const EDGE: i32 = 1;
@@ -280,13 +283,16 @@ impl Audit {
 
     /// Takes in how much waits in a node.
     pub fn weigh(&mut self, load: Load) {
-        let Load { backlog, effects, held, sessions, strangers } = load;
+        let Load { backlog, effects, held, buffers, sessions, strangers } = load;
         self.load.backlog = self.load.backlog.max(backlog);
         self.load.effects = self.load.effects.max(effects);
         self.load.held = self.load.held.max(held);
+        self.load.buffers = self.load.buffers.max(buffers);
         // One message may come on top of a full queue before it is noticed.
         let is_much = backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX;
-        if is_much || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
+        // What nobody needs any more has to be given back at once, not only below a bound.
+        let is_kept = buffers.taken > BUFFERS_MAX || buffers.unexplained > 0;
+        if is_much || is_kept || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
             self.failures.push(format!("a node keeps too much: {load:?}"));
         }
     }
