@@ -17,7 +17,6 @@ use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 use smoltcp::wire::TcpPacket;
 
 use crate::flights::Flights;
-use crate::seals::Seals;
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
@@ -124,12 +123,7 @@ fn ends(flow: &Description) -> Ends {
 
 impl Cover {
     /// Adds what `backup` knows, if `sender` counts on it.
-    pub fn add(
-        &mut self,
-        sender: &Sender,
-        (id, backup): (u8, &Node),
-        known: (&mut Flights, &mut Seals),
-    ) {
+    pub fn add(&mut self, sender: &Sender, (id, backup): (u8, &Node), flights: &mut Flights) {
         let view = backup.view();
         let follows = backup.role() == Role::Backup
             && (view.owner, view.term) == (sender.node, sender.term)
@@ -138,14 +132,7 @@ impl Cover {
             return;
         }
         self.is_backed_up = true;
-        let (flights, seals) = known;
-        for (id, shadow) in backup.shadows().iter() {
-            self.cover(id, shadow, flights);
-            if let Shadow::Open(open) = shadow {
-                let ends = (socket(&open.client.local), socket(&open.client.remote));
-                seals.note((backup.incarnation().0, view.term), id, ends, &open.log);
-            }
-        }
+        backup.shadows().iter().for_each(|(id, shadow)| self.cover(id, shadow, flights));
     }
 
     fn cover(&mut self, id: FlowId, shadow: &Shadow, flights: &mut Flights) {
@@ -204,7 +191,8 @@ fn unheard(sender: &Sender, cover: &Cover, ends: Ends) -> Option<String> {
     is_early.then(|| "answers a handshake that no backup knows of".to_owned())
 }
 
-fn socket(end: &Endpoint) -> SocketAddr {
+/// An endpoint of a message.
+pub fn socket(end: &Endpoint) -> SocketAddr {
     let address = Ipv6Addr::from(end.address);
     let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
     SocketAddr::new(address, end.port)
