@@ -17,6 +17,9 @@ pub enum Canary {
     IgnoreTerms,
     /// Rule 13: a new owner forgets the entries of the log and frames the same plaintext anew.
     FrameAnew,
+    /// Rules 11 and 13: a new owner goes on without the last entry of its log, of which perhaps no
+    /// byte has left, so that its number seals something else.
+    ForgetTail,
     /// Rule 15: a backup does not follow the key generation. The log itself cannot forget a
     /// KeyUpdate: its index, which every message names, would not fit any more.
     ForgetKeyUpdate,
@@ -29,8 +32,11 @@ pub enum Canary {
     /// Rule 4: the view names a learner before it is gated on.
     PromoteUngated,
     /// Rule 12: the ACK that completes the backend's handshake, and data, leave before EST is
-    /// committed. (No code dials twice after EST, so that cannot be broken at one place.)
+    /// committed.
     EarlyThirdAck,
+    /// Rule 12: a new owner dials again although its log has EST, as long as nothing shows that the
+    /// backend has got anything.
+    RedialAfterEst,
     /// Rule 14: SACK names what was handed to the replication, acknowledged or not.
     SackUnreplicated,
     /// Rule 16: a pure ACK carries the oldest sequence number that the peer has not acknowledged.
@@ -39,6 +45,8 @@ pub enum Canary {
     SpeakUnbased,
     /// Rules 5 and 9: a backup takes over whatever it knows, in sync or not.
     TakeOverUnfit,
+    /// Rule 20: TCP buffers keep the bytes that nobody needs any more.
+    KeepPages,
 }
 
 /// Whether the rule of `canary` is broken in this thread.

@@ -20,7 +20,7 @@ use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
 use crate::id::{FlowId, Incarnation};
 use crate::reason::{Counters, Reason};
 use crate::replica::{Replicas, Shadow};
-use crate::tcp::{Cookies, Phase};
+use crate::tcp::{Cookies, Memory, Phase};
 use crate::time::{Duration, Instant};
 
 /// Frames without a flow (SYN cookies, resets, ARP) that wait for the transmit ring at most.
@@ -185,6 +185,11 @@ impl Shard {
     /// Effects that wait for their commit.
     pub fn effects_len(&self) -> usize {
         self.effects.len()
+    }
+
+    /// What the TCP buffers of each flow take.
+    pub fn memory(&self) -> impl Iterator<Item = Memory> + '_ {
+        self.flows.values().map(|slot| slot.flow.memory())
     }
 
     /// What the operator is shown, in the order of the flows' ids.

@@ -27,7 +27,7 @@ use crate::id::FlowId;
 use crate::reason::Counters;
 use crate::relay::HoldTime;
 use crate::replica::{Lsn, Replicas};
-use crate::tcp::{Cause, Connection, Phase};
+use crate::tcp::{Cause, Connection, Memory, Phase};
 use crate::time::{Duration, Instant};
 
 /// A client has to finish its handshake, and a backend to answer, within this time.
@@ -159,6 +159,12 @@ impl Flow {
             Stage::Open(open) => Some(&mut open.backend),
             Stage::Handshaking(_) | Stage::Farewell(_) | Stage::Over => None,
         }
+    }
+
+    /// What the TCP buffers of both legs take.
+    pub fn memory(&self) -> Memory {
+        let backend = self.backend().map(|leg| leg.connection.memory());
+        self.client.connection.memory().and(backend.unwrap_or_default())
     }
 
     /// Bytes of it that backups hold as data.

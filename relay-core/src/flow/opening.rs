@@ -204,6 +204,20 @@ impl Flow {
     }
 }
 
+impl Dialing {
+    /// Of a handshake that is known by its result and by how much it has consumed and said.
+    pub(super) fn again(
+        established: Established,
+        consumed: u64,
+        output: Vec<u8>,
+        now: Instant,
+    ) -> Self {
+        let input = vec![0; consumed as usize];
+        let (journal, until) = (Zeroizing::default(), now + OPENING_MAX);
+        Dialing { established, input, journal, output, backend: None, dials: 0, until }
+    }
+}
+
 impl Handshaking {
     /// A handshake of which nobody else knows.
     fn new(handshake: Handshake, now: Instant) -> Self {

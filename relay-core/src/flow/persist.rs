@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use relay_abi::peer::{Base, Endpoint, Keys, Leg as WireLeg, Mark as WireMark, Timestamps};
 
 use super::down::Down;
+use super::opening::Dialing;
 use super::up::Up;
 use super::{Flow, Handshaking, Leg, Open, Stage};
 use crate::canary::{Canary, breaks};
@@ -15,7 +16,7 @@ use crate::relay::{Hold, HoldTime, Log};
 use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
 use crate::tcp::{self, Connection, Mark, State};
 use crate::time::{Duration, Instant};
-use crate::tls::{Handshake, ServerConfig};
+use crate::tls::{Established, Handshake, ServerConfig};
 
 /// The old owner may have sent this much to a backend that nobody else knows of: the largest
 /// window (RFC 7323 section 2.3).
@@ -122,6 +123,9 @@ impl Flow {
         if breaks(Canary::FrameAnew) {
             shadow.log = Log::new(shadow.log.delivered(), shadow.suite.record_len(0));
         }
+        if breaks(Canary::ForgetTail) {
+            shadow.log.forget_last();
+        }
         let delivered = shadow.log.delivered();
         let acked = delivered.client.checked_sub(shadow.raw.len() as u64)?;
         let end = shadow.log.end().client;
@@ -144,6 +148,10 @@ impl Flow {
         let (mut backend, down_hold, down_mark) =
             receive(state, held, (with.backend_config, with))?;
 
+        if breaks(Canary::RedialAfterEst) && shadow.is_fresh() {
+            return Some(redial(id, shadow, client, with));
+        }
+
         let up = Up::new(shadow.suite, &shadow.read, shadow.up, up_hold).ok()?;
         let down = Down::new(shadow.suite, &shadow.write, shadow.log, down_hold).ok()?;
         client.wake(up_mark);
@@ -159,6 +167,24 @@ impl Flow {
             created_ms: shadow.created_ms,
         })
     }
+}
+
+/// A flow with EST that dials again, which no flow may do (a canary).
+fn redial(id: FlowId, shadow: OpenShadow, client: Connection, with: &Restoration<'_>) -> Flow {
+    let established = Established {
+        suite: shadow.suite,
+        server_name: String::from_utf8(shadow.server_name).ok(),
+        alpn: None,
+        send: shadow.write,
+        receive: shadow.read,
+    };
+    let client = leg(client, &shadow.client);
+    // What the client has acknowledged of the handshake is not there any more, and not asked for.
+    let missing = shadow.log.delivered().client as usize - shadow.raw.len();
+    let output = [vec![0; missing], shadow.raw].concat();
+    let dialing = Dialing::again(established, shadow.up.client, output, with.now);
+    let stage = Stage::Dialing(Box::new(dialing));
+    Flow { id, listener: with.listener, client, stage, created_ms: shadow.created_ms }
 }
 
 /// The backend leg: what the old owner had sent beyond R is not known.

@@ -7,6 +7,7 @@ use crate::flow::Description;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Counters;
 use crate::replica::{Role, Shadow, Shadows, Standing, Status};
+use crate::tcp::Memory;
 use crate::time::{Duration, Instant};
 
 /// A node at a glance.
@@ -56,6 +57,8 @@ pub struct Load {
     pub effects: usize,
     /// Bytes that the largest shadow holds.
     pub held: usize,
+    /// Bytes that the TCP buffers of one flow take at most, and that no byte in them explains.
+    pub buffers: Memory,
     /// TLS sessions that can be resumed by their id.
     pub sessions: usize,
     /// Senders of segments that belong to no flow.
@@ -116,6 +119,7 @@ impl Node {
             backlog: peers.map(|peer| peer.link.outbox_ref().backlog()).max().unwrap_or(0),
             effects: self.shard.effects_len(),
             held: held.max().unwrap_or(0),
+            buffers: self.shard.memory().fold(Memory::default(), Memory::max),
             sessions: self.sessions.len(),
             strangers: self.shard.strangers_len(),
         }

@@ -103,6 +103,11 @@ impl Log {
         end
     }
 
+    /// Forgets the last entry: what no owner may do (a canary).
+    pub fn forget_last(&mut self) {
+        self.entries.pop_back();
+    }
+
     /// Moves W to what the client acknowledged; returns whether it moved.
     pub fn deliver(&mut self, acked: u64, fin_acked: bool) -> bool {
         let before = self.delivered;

@@ -61,6 +61,13 @@ pub struct Author {
     pub term: u64,
 }
 
+impl OpenShadow {
+    /// Whether nothing has happened since EST, as far as is known.
+    pub fn is_fresh(&self) -> bool {
+        (self.up.backend, self.log.end_index()) == (0, 0) && !self.up.fin
+    }
+}
+
 /// All flows that a backup keeps, by the rules 7 and 8.
 #[derive(Default)]
 pub struct Shadows {

@@ -7,6 +7,7 @@ use super::close::{Cause, Phase};
 use super::config::Config;
 use super::cookie::Accepted;
 use super::established::{Mark, Patience, Receiver, ReceiverStart, Sender, SenderStart};
+use super::ring::Memory;
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
 use crate::frame::{TcpRepr, Tuple};
@@ -241,6 +242,11 @@ impl Connection {
     /// Bytes that [`write`](Self::write) would take.
     pub fn send_space(&self) -> usize {
         self.sender.space()
+    }
+
+    /// What both buffers take.
+    pub fn memory(&self) -> Memory {
+        self.sender.memory().and(self.receiver.memory())
     }
 
     /// Bytes beyond [`written`](Self::written) that the peer's window and the congestion window

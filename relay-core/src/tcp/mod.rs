@@ -31,5 +31,6 @@ pub use config::{Config, Wake};
 pub use connection::Connection;
 pub use cookie::{Accepted, Cookies};
 pub use established::{Algorithm, Limits, Mark};
+pub use ring::Memory;
 pub use segment::reset_for;
 pub use state::{State, StateError, Timestamps};

@@ -17,7 +17,6 @@ use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 use smoltcp::wire::TcpPacket;
 
 use crate::flights::Flights;
-use crate::seals::Seals;
 use crate::wire::Seen;
 
 /// Effects that may wait in a node of these runs.
@@ -29,6 +28,9 @@ const STRANGERS_MAX: usize = 100;
 
 /// Bytes that a shadow may hold: the receive buffers of both legs.
 const HELD_MAX: usize = 4 << 20;
+
+/// Bytes that the TCP buffers of one flow may take: four of 4 MiB, in pages.
+const BUFFERS_MAX: usize = 17 << 20;
 
 /// The first and the last byte of a window may differ by one in what is "expected": an owner stays
 /// one below the right edge (RFC 9293 section 3.10.7.4).
@@ -126,7 +128,7 @@ impl Cover {
     pub fn of(
         sender: &Sender,
         (id, backup): (u8, &Node),
-        known: (&mut Flights, &mut Seals),
+        flights: &mut Flights,
         agreed: bool,
     ) -> Option<Cover> {
         let view = backup.view();
@@ -142,16 +144,7 @@ impl Cover {
             return None;
         }
         let mut cover = Cover::default();
-        let (flights, seals) = known;
-        for (id, shadow) in backup.shadows().iter() {
-            cover.cover(id, shadow, flights);
-            if let Shadow::Open(open) = shadow {
-                let ends = (socket(&open.client.local), socket(&open.client.remote));
-                // It may be of a former term still.
-                let term = backup.shadows().author(id).map_or(0, |author| author.term);
-                seals.note((backup.incarnation().0, term), id, ends, &open.log);
-            }
-        }
+        backup.shadows().iter().for_each(|(id, shadow)| cover.cover(id, shadow, flights));
         Some(cover)
     }
 
@@ -211,7 +204,8 @@ fn unheard(sender: &Sender, cover: &Cover, ends: Ends) -> Option<String> {
     is_early.then(|| "answers a handshake that no backup knows of".to_owned())
 }
 
-fn socket(end: &Endpoint) -> SocketAddr {
+/// An endpoint of a message.
+pub fn socket(end: &Endpoint) -> SocketAddr {
     let address = Ipv6Addr::from(end.address);
     let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
     SocketAddr::new(address, end.port)
@@ -301,13 +295,16 @@ impl Audit {
 
     /// Takes in how much waits in a node.
     pub fn weigh(&mut self, load: Load) {
-        let Load { backlog, effects, held, sessions, strangers } = load;
+        let Load { backlog, effects, held, buffers, sessions, strangers } = load;
         self.load.backlog = self.load.backlog.max(backlog);
         self.load.effects = self.load.effects.max(effects);
         self.load.held = self.load.held.max(held);
+        self.load.buffers = self.load.buffers.max(buffers);
         // One message may come on top of a full queue before it is noticed.
         let is_much = backlog > OUTBOX_MAX * 2 || effects > EFFECTS_MAX || held > HELD_MAX;
-        if is_much || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
+        // What nobody needs any more has to be given back at once, not only below a bound.
+        let is_kept = buffers.taken > BUFFERS_MAX || buffers.unexplained > 0;
+        if is_much || is_kept || sessions > SESSIONS_MAX || strangers > STRANGERS_MAX {
             self.failures.push(format!("a node keeps too much: {load:?}"));
         }
     }

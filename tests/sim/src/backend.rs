@@ -9,6 +9,7 @@ use smoltcp::socket::tcp::{Socket, State};
 
 use crate::host::{Buffers, Host};
 use crate::plan::{Direction, REQUEST, Request, content, difference, is_awake, turns_over};
+use crate::rest::Rest;
 use crate::wire;
 
 /// Bytes moved at a time.
@@ -23,6 +24,7 @@ pub struct Backend {
     pub failures: Vec<String>,
     /// How often every request came: never twice.
     pub requests: BTreeMap<u64, u32>,
+    rest: Rest,
 }
 
 /// One socket that accepts one connection.
@@ -56,11 +58,15 @@ impl Backend {
             opened: BTreeMap::new(),
             failures: Vec::new(),
             requests: BTreeMap::new(),
+            rest: Rest::default(),
         }
     }
 
     /// Lets every connection do what it can.
     pub fn poll(&mut self, now: Instant) {
+        if !self.rest.ends(now) {
+            return;
+        }
         self.host.poll(now);
         for service in &mut self.services {
             let socket = self.host.socket(service.handle);
@@ -80,6 +86,7 @@ impl Backend {
     /// Takes in a frame. A SYN that comes twice belongs to the connection that it has opened:
     /// smoltcp would open another one with the next listening socket.
     pub fn receive(&mut self, frame: Vec<u8>) {
+        self.rest.disturb();
         if let Some(seen) = wire::tcp(&frame).filter(|seen| seen.packet.syn()) {
             let sequence = seen.packet.seq_number().0;
             let known = self.opened.insert(seen.source, sequence) == Some(sequence);
@@ -99,13 +106,18 @@ impl Backend {
 
     /// When [`Backend::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        if let Some(at) = self.rest.next_at() {
+            return at;
+        }
         let busy = self.services.iter().filter(|service| !service.over);
         let requests = busy.filter_map(|service| service.request);
         let reads = requests.flat_map(|(request, at)| {
             let times = [Some(at + request.reads_after), turns_over(now, at, request.naps)];
             times.into_iter().flatten().filter(|at| *at > now)
         });
-        reads.chain(self.host.poll_at(now)).min()
+        let next = reads.min();
+        let next = next.into_iter().chain(self.host.poll_at(now)).min();
+        self.rest.until(next)
     }
 
     /// Whether the request `id` was served to the end.

@@ -55,6 +55,8 @@ pub struct Totals {
     /// Largest backlog toward a peer and largest shadow, in bytes.
     pub backlog: usize,
     pub held: usize,
+    /// Most bytes that the TCP buffers of a flow took.
+    pub buffers: usize,
     pub took: Duration,
 }
 
@@ -76,6 +78,7 @@ impl Totals {
         self.forgotten_fins += report.forgotten_fins;
         self.backlog = self.backlog.max(report.load.backlog);
         self.held = self.held.max(report.load.held);
+        self.buffers = self.buffers.max(report.load.buffers.taken);
     }
 
     /// Seeds in a second.
@@ -97,6 +100,7 @@ impl fmt::Display for Totals {
             forgotten_fins,
             backlog,
             held,
+            buffers,
             ..
         } = self;
         let failed = self.failed.len();
@@ -108,7 +112,8 @@ impl fmt::Display for Totals {
         writeln!(f, "segments compared with a backup {compared} of {frames} frames")?;
         writeln!(f, "segments of handshakes compared with what a backup would answer {flights}")?;
         writeln!(f, "FINs sent again that the ends' TCP had forgotten {forgotten_fins}")?;
-        write!(f, "largest backlog {backlog} bytes, largest shadow {held} bytes")
+        write!(f, "largest backlog {backlog} bytes, largest shadow {held} bytes, ")?;
+        write!(f, "largest TCP buffers of a flow {buffers} bytes")
     }
 }
 

@@ -14,6 +14,7 @@ use crate::plan::{
     Conduct, Direction, End, Plan, Resumption, Version, content, difference, is_awake, turns_over,
 };
 use crate::random::Random;
+use crate::rest::Rest;
 use crate::transport::Transport;
 use crate::{setup, tls, wire};
 
@@ -35,6 +36,7 @@ pub struct Clients {
     pub host: Host,
     pub flows: Vec<Client>,
     vip: (IpAddress, u16),
+    rest: Rest,
 }
 
 /// One client.
@@ -101,11 +103,14 @@ impl Clients {
                 client
             })
             .collect();
-        Clients { host, flows, vip }
+        Clients { host, flows, vip, rest: Rest::default() }
     }
 
     /// Lets every client do what it can.
     pub fn poll(&mut self, now: Instant) {
+        if !self.rest.ends(now) {
+            return;
+        }
         self.host.poll(now);
         for flow in &mut self.flows {
             if !flow.started && flow.begin <= now {
@@ -126,6 +131,7 @@ impl Clients {
 
     /// Takes in a frame: for an odd client, or for the machine.
     pub fn receive(&mut self, frame: Vec<u8>) {
+        self.rest.disturb();
         let port = wire::tcp(&frame).map(|seen| seen.destination.port());
         let odd = self.flows.iter_mut().find(|flow| Some(flow.port) == port && flow.started);
         match odd.and_then(|flow| flow.odd.as_mut()) {
@@ -142,11 +148,15 @@ impl Clients {
 
     /// A relay has failed: some choose this moment to say nothing.
     pub fn startle(&mut self, now: Instant) {
+        self.rest.disturb();
         self.flows.iter_mut().filter_map(|flow| flow.odd.as_mut()).for_each(|odd| odd.startle(now));
     }
 
     /// When [`Clients::poll`] has something to do.
     pub fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        if let Some(at) = self.rest.next_at() {
+            return at;
+        }
         let own = self.flows.iter().filter(|flow| flow.outcome.is_none()).flat_map(|flow| {
             let begun = now >= flow.begin;
             let nap = begun.then(|| turns_over(now, flow.begin, flow.plan.naps)).flatten();
@@ -156,7 +166,8 @@ impl Clients {
         let odd =
             self.flows.iter().filter(|flow| flow.started).filter_map(|flow| flow.odd.as_ref());
         let odd: Vec<_> = odd.map(|odd| odd.poll_at(now)).collect();
-        own.chain([self.host.poll_at(now)]).chain(odd).flatten().min()
+        let next = own.chain([self.host.poll_at(now)]).chain(odd).flatten().min();
+        self.rest.until(next)
     }
 }
 

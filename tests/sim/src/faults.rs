@@ -245,7 +245,7 @@ impl World {
                 frame[COUNTER_HIGH] = frame[COUNTER_HIGH].wrapping_add(1);
                 frame[UDP_CHECKSUM..UDP_CHECKSUM + 2].fill(0);
             }
-            self.network.send(self.now, Side::Cluster, Port::Relay(from), &frame);
+            self.network.send(self.now, Side::Cluster, Port::Relay(from), frame);
         }
     }
 }

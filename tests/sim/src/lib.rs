@@ -23,6 +23,7 @@ pub mod pcap;
 pub mod plan;
 mod random;
 mod relay;
+mod rest;
 pub mod script;
 mod seals;
 mod setup;

@@ -96,10 +96,10 @@ impl Network {
     }
 
     /// Puts a frame onto a segment.
-    pub fn send(&mut self, now: Instant, side: Side, from: Port, frame: &[u8]) {
+    pub fn send(&mut self, now: Instant, side: Side, from: Port, frame: Vec<u8>) {
         let Some(macs) = frame.first_chunk::<MACS>() else { return };
         if let Some(captured) = &mut self.captured {
-            captured.push((now, frame.to_vec()));
+            captured.push((now, frame.clone()));
         }
         let (to, source) = macs.split_at(6);
         let segment = &mut self.segments[index(side)];
@@ -127,8 +127,12 @@ impl Network {
             (_, Port::Host) => !is_cut[1],
             _ => true,
         };
-        for port in ports.into_iter().filter(|port| *port != from && passes(port)) {
-            self.carry(now, faults, side, (port, frame));
+        let mut ports = ports.into_iter().filter(|port| *port != from && passes(port)).peekable();
+        let mut frame = frame;
+        while let Some(port) = ports.next() {
+            // The last one needs no copy.
+            let next = if ports.peek().is_some() { frame.clone() } else { Vec::new() };
+            self.carry(now, faults, side, (port, core::mem::replace(&mut frame, next)));
         }
     }
 
@@ -148,13 +152,15 @@ impl Network {
         host.into_iter().chain((0..self.relays).map(Port::Relay)).collect()
     }
 
-    fn carry(&mut self, now: Instant, faults: Faults, side: Side, (to, frame): (Port, &[u8])) {
+    fn carry(&mut self, now: Instant, faults: Faults, side: Side, (to, frame): (Port, Vec<u8>)) {
+        let mut frame = frame;
         let copies = 1 + usize::from(self.random.chance(faults.duplication));
-        for _ in 0..copies {
+        for left in (0..copies).rev() {
+            let next = if left > 0 { frame.clone() } else { Vec::new() };
+            let mut frame = core::mem::replace(&mut frame, next);
             if self.random.chance(faults.loss) {
                 continue;
             }
-            let mut frame = frame.to_vec();
             if self.random.chance(faults.corruption) && frame.len() > ETHERNET_HEADER {
                 let bits = (frame.len() - ETHERNET_HEADER) as u64 * 8;
                 let bit = self.random.below(bits) as usize;

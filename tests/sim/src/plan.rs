@@ -186,16 +186,58 @@ pub fn turns_over(now: Instant, since: Instant, naps: Duration) -> Option<Instan
 
 /// The bytes of a stream from `offset` on.
 pub fn content(id: u64, direction: Direction, offset: u64, length: usize) -> Vec<u8> {
-    (offset..offset + length as u64).map(|at| byte(id, direction, at)).collect()
+    let mut bytes = Vec::with_capacity(length + 2 * WORD);
+    let skipped = (offset % WORD as u64) as usize;
+    let mut at = offset / WORD as u64;
+    while bytes.len() < skipped + length {
+        bytes.extend_from_slice(&word(id, direction, at).to_le_bytes());
+        at += 1;
+    }
+    bytes.truncate(skipped + length);
+    bytes.drain(..skipped);
+    bytes
 }
 
 /// The place of the first byte that differs from the stream's content.
 pub fn difference(id: u64, direction: Direction, offset: u64, bytes: &[u8]) -> Option<u64> {
-    let wrong = bytes.iter().zip(offset..).find(|(b, at)| **b != byte(id, direction, *at));
+    let expected = content(id, direction, offset, bytes.len());
+    if bytes == expected {
+        return None;
+    }
+    let wrong = bytes.iter().zip(expected).zip(offset..).find(|((byte, right), _)| *byte != right);
     wrong.map(|(_, at)| at)
 }
 
-fn byte(id: u64, direction: Direction, at: u64) -> u8 {
-    let word = mix(id << 1 ^ u64::from(direction == Direction::Up) ^ (at / 8) << 20);
-    (word >> (at % 8 * 8)) as u8
+/// Bytes that follow from one number.
+const WORD: usize = 8;
+
+/// Eight bytes of a stream.
+fn word(id: u64, direction: Direction, index: u64) -> u64 {
+    mix(id << 1 ^ u64::from(direction == Direction::Up) ^ index << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_does_not_depend_on_where_it_is_cut() {
+        let all = content(7, Direction::Up, 0, 100);
+        for start in 0..40 {
+            for length in 0..40 {
+                let piece = content(7, Direction::Up, start as u64, length);
+                assert_eq!(piece, all[start..start + length]);
+                assert_eq!(difference(7, Direction::Up, start as u64, &piece), None);
+            }
+        }
+        assert_ne!(content(7, Direction::Down, 0, 100), all);
+    }
+
+    #[test]
+    fn the_first_byte_that_is_wrong_is_found() {
+        let mut bytes = content(7, Direction::Down, 13, 60);
+        bytes[41] ^= 1;
+        bytes[50] ^= 1;
+        assert_eq!(difference(7, Direction::Down, 13, &bytes), Some(13 + 41));
+    }
 }

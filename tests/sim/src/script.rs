@@ -123,9 +123,13 @@ impl Step {
 impl Options {
     /// Whether relays may be sent what no relay has sent.
     pub fn forges(&self) -> bool {
-        let replays = self.steps.iter().any(|step| step.action == Action::Replay);
         let [_, _, cluster] = self.faults;
-        self.noise > 0 || cluster.corruption > 0 || replays
+        self.noise > 0 || cluster.corruption > 0 || self.replays()
+    }
+
+    /// Whether a step repeats cluster datagrams.
+    pub fn replays(&self) -> bool {
+        self.steps.iter().any(|step| step.action == Action::Replay)
     }
 
     /// Whether the same seed gives the same bytes. The library signs with RSA and ECDSA, and makes

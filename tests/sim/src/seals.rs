@@ -21,8 +21,11 @@ use std::net::SocketAddr;
 
 use relay_abi::peer::Entry;
 use relay_core::id::FlowId;
+use relay_core::node::Node;
 use relay_core::relay::{Log, Placed};
+use relay_core::replica::Shadow;
 
+use crate::audit::socket;
 use crate::wire::Wire;
 
 type Ends = (SocketAddr, SocketAddr);
@@ -48,8 +51,22 @@ impl Seals {
         Seals { is_agreed, ..Seals::default() }
     }
 
+    /// Takes in what a node holds after its turn, if it is a backup: no frame of its owner's has to leave
+    /// for that, so what an owner was about to send when it died is in there, too.
+    pub fn hear(&mut self, node: &Node) {
+        for (id, shadow) in node.shadows().iter() {
+            // It may be of a former term still.
+            let term = node.shadows().author(id).map_or(0, |author| author.term);
+            let life = (node.incarnation().0, term);
+            if let Shadow::Open(open) = shadow {
+                let ends = (socket(&open.client.local), socket(&open.client.remote));
+                self.note(life, id, ends, &open.log);
+            }
+        }
+    }
+
     /// Takes in the log of a flow as the backup of this incarnation holds it in this term.
-    pub fn note(&mut self, (incarnation, term): (u64, u64), id: FlowId, ends: Ends, log: &Log) {
+    fn note(&mut self, (incarnation, term): (u64, u64), id: FlowId, ends: Ends, log: &Log) {
         let latest = self.terms.entry(id.0).or_insert(term);
         *latest = (*latest).max(term);
         let from = self.compared.entry((incarnation, term, id.0)).or_insert(0);

@@ -115,13 +115,17 @@ impl Wire {
 
     /// Adds bytes to the digest.
     pub fn mix(&mut self, bytes: &[u8]) {
-        let mut hash = self.digest ^ bytes.len() as u64;
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            hash = crate::random::mix(hash ^ u64::from_le_bytes(word)).rotate_left(5);
-        }
-        self.digest = hash;
+        // One odd factor (of FNV-1a) for each word: every step can be undone, so two runs that differ in
+        // one word differ in their digests.
+        let add = |hash: u64, word| {
+            (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29)
+        };
+        let (words, rest) = bytes.as_chunks();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let hash =
+            words.iter().fold(self.digest ^ bytes.len() as u64, |hash, word| add(hash, *word));
+        self.digest = crate::random::mix(add(hash, last));
     }
 }
 
@@ -143,16 +147,15 @@ impl Stream {
             self.bytes.resize(end, 0);
             self.senders.resize(end, 0);
         }
-        let known = self.bytes[offset..end].iter_mut().zip(&mut self.senders[offset..end]);
-        let mut conflict = None;
-        for (at, ((known, senders), byte)) in known.zip(bytes).enumerate() {
-            if *senders != 0 && *known != *byte {
-                conflict.get_or_insert(offset + at);
-            }
-            *known = *byte;
-            *senders |= sender;
-        }
-        conflict
+        let (known, senders) = (&mut self.bytes[offset..end], &mut self.senders[offset..end]);
+        let is_other = |(known, (senders, byte)): (&u8, (&u8, &u8))| *senders != 0 && known != byte;
+        let pairs = || known.iter().zip(senders.iter().zip(bytes));
+        // All of them first, without a branch: hardly ever is there a conflict to be found.
+        let any = pairs().fold(false, |any, pair| any | is_other(pair));
+        let conflict = if any { pairs().position(is_other) } else { None };
+        known.copy_from_slice(bytes);
+        senders.iter_mut().for_each(|senders| *senders |= sender);
+        conflict.map(|at| offset + at)
     }
 
     /// Follows the headers of TLS records from the begin of the stream.

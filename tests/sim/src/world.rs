@@ -245,21 +245,21 @@ impl World {
     }
 
     /// Puts a relay's frame onto its segment.
-    fn transmit(&mut self, index: usize, (side, frame): (Side, &[u8]), by: (&Sender, &[Cover])) {
+    fn transmit(&mut self, index: usize, (side, frame): (Side, Vec<u8>), by: (&Sender, &[Cover])) {
         self.wire.mix(&self.now.as_nanos().to_le_bytes());
         let is_same = self.options.is_reproducible() && frame.len() > 12;
-        self.wire.mix(if is_same { frame } else { &frame[..frame.len().min(12)] });
+        self.wire.mix(if is_same { &frame } else { &frame[..frame.len().min(12)] });
         self.wire.frames += 1;
         if side != Side::Cluster
-            && let Some(seen) = wire::tcp(frame)
+            && let Some(seen) = wire::tcp(&frame)
         {
             self.wire.watch(index, &seen);
             let (sender, cover) = by;
             self.audit.watch(sender, cover, (&seen, side == Side::Client));
         }
-        self.trace_frame("out", index, frame);
-        if side == Side::Cluster && self.recorded.len() < RECORDED_MAX {
-            self.recorded.push((index, frame.to_vec()));
+        self.trace_frame("out", index, &frame);
+        if self.options.replays() && side == Side::Cluster && self.recorded.len() < RECORDED_MAX {
+            self.recorded.push((index, frame.clone()));
         }
         self.network.send(self.now, side, Port::Relay(index), frame);
     }
@@ -334,7 +334,7 @@ impl World {
                 if self.options.kill_at.is_some() && self.relays[index].node.is_none() {
                     break;
                 }
-                self.transmit(index, (side, &frame), (&sender, &cover));
+                self.transmit(index, (side, frame), (&sender, &cover));
                 self.pass_event();
             }
             for address in resolve {
@@ -357,8 +357,8 @@ impl World {
         let agreed = self.council.is_some();
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
             if let Some(node) = &relay.node {
-                let known = (&mut self.flights, &mut self.seals);
-                covers.extend(Cover::of(sender, (setup::id(other).0, node), known, agreed));
+                let known = (setup::id(other).0, node);
+                covers.extend(Cover::of(sender, known, &mut self.flights, agreed));
             }
         }
         covers
@@ -367,6 +367,7 @@ impl World {
     fn watch_role(&mut self, index: usize) {
         let Some(node) = &self.relays[index].node else { return };
         self.audit.weigh(node.load());
+        self.seals.hear(node);
         let report = node.report(self.now);
         if report.takeovers > self.seen_takeovers[index] {
             self.report.takeovers += 1;
@@ -379,12 +380,12 @@ impl World {
         self.clients.poll(self.now);
         while let Some(frame) = self.clients.transmit() {
             wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
-            self.network.send(self.now, Side::Client, Port::Host, &frame);
+            self.network.send(self.now, Side::Client, Port::Host, frame);
         }
         self.backend.poll(self.now);
         while let Some(frame) = self.backend.host.transmit() {
             wire::tcp(&frame).iter().for_each(|seen| self.audit.hear(seen));
-            self.network.send(self.now, Side::Backend, Port::Host, &frame);
+            self.network.send(self.now, Side::Backend, Port::Host, frame);
         }
     }
 

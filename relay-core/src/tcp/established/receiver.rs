@@ -9,7 +9,7 @@ use super::lag::{Lag, Mark};
 use super::offer::Offer;
 use crate::reason::Reason;
 use crate::tcp::config::Wake;
-use crate::tcp::ring::Ring;
+use crate::tcp::ring::{Memory, Ring};
 use crate::time::{Duration, Instant};
 
 /// How long an ACK may wait for company: data that carries it, or a second segment. RFC 9293
@@ -219,6 +219,12 @@ impl Receiver {
             self.ring.free();
             self.assembler.clear();
         }
+    }
+
+    /// What the buffer takes.
+    pub fn memory(&self) -> Memory {
+        let end = self.out_of_order().last().map_or(self.received, |held| held.end);
+        self.ring.memory(end - self.retained)
     }
 
     pub fn set_window(&mut self, bytes: usize) {

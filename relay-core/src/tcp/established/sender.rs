@@ -6,7 +6,7 @@ use super::flow_control::SendWindow;
 use super::pacing::Pacer;
 use super::rtt::Rtt;
 use super::scoreboard::Scoreboard;
-use crate::tcp::ring::Ring;
+use crate::tcp::ring::{Memory, Ring};
 use crate::time::{Duration, Instant};
 
 /// How long segments of the node before us, and the answers to them, may still be under way.
@@ -183,6 +183,11 @@ impl Sender {
     /// Bytes that may be in flight.
     pub fn capacity(&self) -> u64 {
         self.congestion.window().min(self.peer_window())
+    }
+
+    /// What the buffer takes.
+    pub fn memory(&self) -> Memory {
+        self.ring.memory(self.written.saturating_sub(self.una))
     }
 
     pub fn space(&self) -> usize {

@@ -167,9 +167,10 @@ impl Sender {
                 pieces.push(piece);
             }
         }
-        if !pieces.is_empty() {
-            self.burst_at = now + random.duration(habits.gap);
+        if pieces.is_empty() {
+            return pieces; // and nothing is drawn: how often it is looked at must not show
         }
+        self.burst_at = now + random.duration(habits.gap);
         if random.chance(habits.shuffles) {
             for at in (1..pieces.len()).rev() {
                 pieces.swap(at, random.below(at as u64 + 1) as usize);
