@@ -7,10 +7,14 @@ use crate::frame::{
     emit_gratuitous_arp, emit_neighbor_advertisement,
 };
 use crate::reason::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Bytes that an echo request may carry to be answered: `ping` sends 56.
 const ECHO_MAX: usize = 128;
+
+/// The last announcement is repeated this often, as in VRRP (RFC 9568): a frame that a former owner
+/// sent late, before it knew, would else keep the switches' entries for ever.
+const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Whether `address` is served at `side`.
@@ -62,6 +66,9 @@ impl Node {
             return;
         }
         self.announce_at.pop_front();
+        if self.announce_at.is_empty() {
+            self.announce_at.push_back(now + ANNOUNCEMENT_INTERVAL);
+        }
         for side in [Side::Client, Side::Backend] {
             let mac = self.mac(side);
             let mut addresses: Vec<IpAddress> = Vec::new();

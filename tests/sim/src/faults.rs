@@ -108,22 +108,7 @@ impl World {
                 let deaf = matches!(action, Action::Freeze(..));
                 self.relays[index].pause(self.now + time, deaf);
             }
-            Action::Mute(who, time) => {
-                let Some(index) = self.find(who) else { return false };
-                if self.council.is_some() {
-                    self.disrupt(index);
-                }
-                // Both at a time is a cut of the cluster link, which splits the brain of two
-                // relays, and so is a relay that nobody hears and that hears late, because what it
-                // is told waits in its rings behind everything else: see "What does not work yet" in the README.
-                let is_cut = self.council.is_none()
-                    && (self.relays.iter().any(|relay| relay.is_muted(self.now))
-                        || (time >= setup::TIMEOUT
-                            && (self.greets_only(index) || self.relays[index].is_slow(self.now))));
-                if !is_cut {
-                    self.relays[index].muted_until = Some(self.now + time);
-                }
-            }
+            Action::Mute(who, time) => return self.mute(who, time),
             Action::Slow(who, lag, time) => {
                 let Some(index) = self.find(who) else { return false };
                 self.relays[index].slow = Some((lag, self.now + time));
@@ -147,6 +132,28 @@ impl World {
                 self.disturbed = self.disturbed.max(self.now + time);
             }
             Action::Replay => self.replay(),
+        }
+        true
+    }
+
+    fn mute(&mut self, who: Who, time: Duration) -> bool {
+        let Some(index) = self.find(who) else { return false };
+        let is_cut = match self.council {
+            Some(_) => {
+                self.disrupt(index);
+                false
+            }
+            // Both at a time is a cut of the cluster link, which splits the brain of two
+            // relays, and so is a relay that nobody hears and that hears late, because what it
+            // is told waits in its rings behind everything else: see "What does not work yet" in the README.
+            None => {
+                self.relays.iter().any(|relay| relay.is_muted(self.now))
+                    || (time >= setup::TIMEOUT
+                        && (self.greets_only(index) || self.relays[index].is_slow(self.now)))
+            }
+        };
+        if !is_cut {
+            self.relays[index].muted_until = Some(self.now + time);
         }
         true
     }

@@ -13,6 +13,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
         &[
             "aws-lc-rs",
             "relay-abi",
+            "relay-views",
             "ring",
             "rustls",
             "siphasher",
