@@ -4,6 +4,8 @@ mod bbr;
 mod cubic;
 mod hystart;
 mod prr;
+#[cfg(test)]
+mod reference;
 
 use core::fmt;
 
@@ -28,6 +30,9 @@ pub enum Algorithm {
     Cubic,
     /// BBR: the delivery rate and the round trip time are; for paths that lose at random.
     Bbr,
+    /// What it shares bottlenecks with.
+    #[cfg(test)]
+    Linux,
 }
 
 impl Algorithm {
@@ -36,6 +41,8 @@ impl Algorithm {
         match self {
             Algorithm::Cubic => Box::new(Cubic::new(mss)),
             Algorithm::Bbr => Box::new(Bbr::new(mss)),
+            #[cfg(test)]
+            Algorithm::Linux => Box::new(reference::Reference::new(mss)),
         }
     }
 }
