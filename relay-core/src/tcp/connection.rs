@@ -249,6 +249,12 @@ impl Connection {
         self.sender.budget()
     }
 
+    /// Whether enough is queued for the time being, so that the caller may collect bytes until
+    /// [`send_budget`](Self::send_budget) allows more of them.
+    pub fn is_supplied(&self) -> bool {
+        self.sender.is_supplied()
+    }
+
     /// Bytes that may be on their way to the peer at a time: its window, or the congestion window
     /// when that is smaller.
     pub fn send_capacity(&self) -> u64 {

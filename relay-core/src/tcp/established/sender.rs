@@ -12,8 +12,9 @@ use crate::time::{Duration, Instant};
 /// How long segments of the node before us, and the answers to them, may still be under way.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 /// Bytes above the congestion window, and its share above, that are asked for: what is written has
-/// to be committed before it leaves, and the window is to be in use in the meantime.
-const BUDGET_EXTRA: u64 = 16 * 1024;
+/// to be committed before it leaves, and the window is to be in use in the meantime. While the share
+/// is there, there is room for two whole records.
+const BUDGET_EXTRA: u64 = 32 * 1024;
 const BUDGET_SHARE: u64 = 4;
 /// Duplicate ACKs of a peer without SACK that each let a new segment out (RFC 3042).
 const LIMITED_TRANSMIT: u32 = 2;
@@ -200,6 +201,12 @@ impl Sender {
         let allowed = allowed + allowed / BUDGET_SHARE + BUDGET_EXTRA;
         let room = window.min(allowed.saturating_sub(used));
         ((end - self.written + room) as usize).min(self.space())
+    }
+
+    /// Whether so much is queued that the congestion window stays in use for a while, even if nothing
+    /// is written now.
+    pub fn is_supplied(&self) -> bool {
+        self.written.saturating_sub(self.next) >= self.allowed() / BUDGET_SHARE
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> usize {
