@@ -1,6 +1,6 @@
 //! The sending half: what is queued, what may leave, and what must leave again.
 
-use super::congestion::{Algorithm, Congestion};
+use super::congestion::{Algorithm, Congestion, INITIAL_SEGMENTS};
 use super::episode::{Frto, Kind, Probe, Recovery, Undo};
 use super::flow_control::SendWindow;
 use super::pacing::Pacer;
@@ -328,6 +328,12 @@ impl Sender {
         if let Some(last) = self.last_sent.filter(|_| self.board.is_empty()) {
             self.congestion.on_idle(now.since(last), self.rtt.timeout(0));
             self.pacer.set_rate(self.congestion.pacing_rate(&self.rtt));
+            let burst = INITIAL_SEGMENTS * self.mss;
+            if self.resent == 0 && self.congestion.window() < 2 * burst {
+                // An initial window need not be spread (RFC 6928): that would cost half a round
+                // trip, which slow start never makes up for.
+                self.pacer.grant(burst);
+            }
         }
     }
 

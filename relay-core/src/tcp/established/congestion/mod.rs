@@ -18,7 +18,7 @@ use cubic::Cubic;
 pub(super) use prr::Prr;
 
 /// Segments of the initial window (RFC 6928).
-const INITIAL_SEGMENTS: u64 = 10;
+pub(super) const INITIAL_SEGMENTS: u64 = 10;
 /// Segments that are always allowed after a loss (RFC 5681 section 3.1).
 const MINIMUM_SEGMENTS: u64 = 2;
 
