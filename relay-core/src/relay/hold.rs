@@ -54,6 +54,8 @@ pub struct Hold {
     pace: Option<Pace>,
     /// Bytes below are replicated as they come.
     lossy_until: u64,
+    /// How long the far end takes to acknowledge.
+    round_trip: Duration,
     /// Handed to the replication.
     pushed: Ranges,
     /// Acknowledged by every gate.
@@ -69,7 +71,14 @@ impl Hold {
     pub fn new(hold: HoldTime, settled: u64) -> Self {
         let (pushed, safe) = (Ranges::default(), Ranges::default());
         let (free, pace, lossy_until, mark) = (false, None, 0, None);
-        Hold { hold, free, pace, lossy_until, pushed, safe, settled, mark }
+        let round_trip = Duration::ZERO;
+        Hold { hold, free, pace, lossy_until, round_trip, pushed, safe, settled, mark }
+    }
+
+    /// The far end takes so long to acknowledge. When that is longer than a measured hold, nothing
+    /// settles in time, and waiting for it only slows the sender down.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
     }
 
     /// Packets were lost, all of those that came to another node at the latest.
@@ -196,7 +205,8 @@ impl Hold {
             HoldTime::Measured | HoldTime::Fixed(_) if self.free => Some(Duration::ZERO),
             HoldTime::Measured => {
                 let interval = self.pace.map_or(Duration::ZERO, |pace| pace.interval);
-                Some((interval * 2).clamp(MEASURED_MIN, MEASURED_MAX))
+                let hold = (interval * 2).clamp(MEASURED_MIN, MEASURED_MAX);
+                Some(if self.round_trip > hold { Duration::ZERO } else { hold })
             }
             HoldTime::Fixed(hold) => Some(hold),
             HoldTime::Never => None,
@@ -283,6 +293,15 @@ mod tests {
         assert_eq!(hold.due(at(0), 0, 100, none()), [0..100]);
         hold.set_free(false);
         assert_eq!(hold.due(at(0), 0, 200, none()), []);
+    }
+
+    #[test]
+    fn nothing_waits_for_a_far_end_that_takes_longer() {
+        let mut hold = Hold::new(HoldTime::Measured, 0);
+        hold.set_round_trip(MEASURED_MIN);
+        assert_eq!(hold.due(at(0), 0, 100, none()), []);
+        hold.set_round_trip(MEASURED_MIN + Duration::from_micros(1));
+        assert_eq!(hold.due(at(1), 0, 200, none()), [0..200]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::sequence::Numbering;
 use super::wake::Waking;
 use crate::frame::{TcpRepr, Tuple};
 use crate::reason::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// One TCP connection, opened by either side.
 #[derive(Debug)]
@@ -245,6 +245,11 @@ impl Connection {
     /// could carry now.
     pub fn send_budget(&self) -> usize {
         self.sender.budget()
+    }
+
+    /// The smoothed round trip; zero before the first sample.
+    pub fn round_trip(&self) -> Duration {
+        self.sender.round_trip()
     }
 
     /// Whether enough is queued for the time being, so that the caller may collect bytes until
