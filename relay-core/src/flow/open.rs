@@ -358,6 +358,7 @@ impl Open {
         self.up.hold.set_free(alone);
         self.down.hold.set_free(alone);
         let client = &client.connection;
+        self.down.hold.set_round_trip(client.round_trip());
         let due =
             self.up.hold.due(turn.now, settled.0, end_with_fin(client), client.out_of_order());
         for range in due {

@@ -242,6 +242,7 @@ fn receive(
         hold.restore_data(fin..fin + 1);
     }
     let limit = hold.ack_limit();
+    hold.expect_losses(limit);
     let mark = mark
         .and_then(|mark| waking_mark(&mark, limit))
         .filter(|_| fin.is_none() && with.outage < SACK_OUTAGE_MAX);
@@ -251,6 +252,10 @@ fn receive(
     connection.set_ack_limit(limit);
     for (offset, bytes) in pieces.iter() {
         connection.insert_received(offset, bytes);
+    }
+    if with.outage < SACK_OUTAGE_MAX {
+        // A peer that repairs losses has not been told of all that is held.
+        connection.set_sackable(hold.sackable());
     }
     if let Some(fin) = fin {
         connection.insert_fin(fin);

@@ -30,6 +30,11 @@ pub const MEASURED_MIN: Duration = Duration::from_millis(2);
 /// the path for slow.
 pub const MEASURED_MAX: Duration = Duration::from_millis(10);
 
+/// After bytes out of order so many are replicated as they come, when the hold is measured. On a
+/// path that loses packets the sender's window is small, and every wait of ours adds to its round
+/// trip; such a stream is slow, so that its bytes cost little.
+const LOSSY: u64 = 256 * 1024;
+
 /// One in so many parts of a new interval goes into the average, as in RFC 6298 section 2.3.
 const SMOOTHING: u32 = 8;
 
@@ -47,6 +52,10 @@ pub struct Hold {
     hold: HoldTime,
     free: bool,
     pace: Option<Pace>,
+    /// Bytes below are replicated as they come.
+    lossy_until: u64,
+    /// How long the far end takes to acknowledge.
+    round_trip: Duration,
     /// Handed to the replication.
     pushed: Ranges,
     /// Acknowledged by every gate.
@@ -61,7 +70,20 @@ impl Hold {
     /// A stream whose bytes below `settled` are settled.
     pub fn new(hold: HoldTime, settled: u64) -> Self {
         let (pushed, safe) = (Ranges::default(), Ranges::default());
-        Hold { hold, free: false, pace: None, pushed, safe, settled, mark: None }
+        let (free, pace, lossy_until, mark) = (false, None, 0, None);
+        let round_trip = Duration::ZERO;
+        Hold { hold, free, pace, lossy_until, round_trip, pushed, safe, settled, mark }
+    }
+
+    /// The far end takes so long to acknowledge. When that is longer than a measured hold, nothing
+    /// settles in time, and waiting for it only slows the sender down.
+    pub fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    /// Packets were lost, all of those that came to another node at the latest.
+    pub fn expect_losses(&mut self, from: u64) {
+        self.lossy_until = from + LOSSY;
     }
 
     /// Says whether replication costs nothing, because nobody takes it: then bytes wait for nothing
@@ -85,10 +107,11 @@ impl Hold {
             self.settled = received;
         }
         self.measure(now, received);
-        let Some(hold) = self.time() else { return Vec::new() };
         let from = self.pushed.contiguous_from(settled);
+        let Some(hold) = self.time(from) else { return Vec::new() };
         let mut due = Vec::new();
         for range in early {
+            self.expect_losses(received);
             for part in self.pushed.missing(range) {
                 if self.pushed.insert(part.clone()) {
                     due.push(part);
@@ -127,7 +150,8 @@ impl Hold {
 
     /// When [`Hold::due`] will have something to say without new input.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        Some(self.mark?.1 + self.time()?)
+        let (offset, since) = self.mark?;
+        Some(since + self.time(offset)?)
     }
 
     /// Every gate holds these bytes as data.
@@ -174,12 +198,15 @@ impl Hold {
         promised.members().to_vec()
     }
 
-    fn time(&self) -> Option<Duration> {
+    /// How long the bytes from `from` on may wait.
+    fn time(&self, from: u64) -> Option<Duration> {
         match self.hold {
+            HoldTime::Measured if from < self.lossy_until => Some(Duration::ZERO),
             HoldTime::Measured | HoldTime::Fixed(_) if self.free => Some(Duration::ZERO),
             HoldTime::Measured => {
                 let interval = self.pace.map_or(Duration::ZERO, |pace| pace.interval);
-                Some((interval * 2).clamp(MEASURED_MIN, MEASURED_MAX))
+                let hold = (interval * 2).clamp(MEASURED_MIN, MEASURED_MAX);
+                Some(if self.round_trip > hold { Duration::ZERO } else { hold })
             }
             HoldTime::Fixed(hold) => Some(hold),
             HoldTime::Never => None,
@@ -266,6 +293,15 @@ mod tests {
         assert_eq!(hold.due(at(0), 0, 100, none()), [0..100]);
         hold.set_free(false);
         assert_eq!(hold.due(at(0), 0, 200, none()), []);
+    }
+
+    #[test]
+    fn nothing_waits_for_a_far_end_that_takes_longer() {
+        let mut hold = Hold::new(HoldTime::Measured, 0);
+        hold.set_round_trip(MEASURED_MIN);
+        assert_eq!(hold.due(at(0), 0, 100, none()), []);
+        hold.set_round_trip(MEASURED_MIN + Duration::from_micros(1));
+        assert_eq!(hold.due(at(1), 0, 200, none()), [0..200]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use smoltcp::wire::TcpControl;
 
 use super::connection::Connection;
+use super::wake::Waking;
 use crate::frame::TcpRepr;
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl Connection {
     pub(super) fn close(&mut self, cause: Cause) {
         self.phase = Phase::Closed(cause);
         self.reset_due = false;
-        self.wake_due = false;
+        self.waking = Waking::default();
         self.opening = None;
         self.sender.free();
         self.receiver.free();

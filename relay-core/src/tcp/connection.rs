@@ -10,9 +10,10 @@ use super::established::{Mark, Patience, Receiver, ReceiverStart, Sender, Sender
 use super::ring::Memory;
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
+use super::wake::Waking;
 use crate::frame::{TcpRepr, Tuple};
 use crate::reason::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// One TCP connection, opened by either side.
 #[derive(Debug)]
@@ -37,10 +38,8 @@ pub struct Connection {
     pub(super) challenge_at: Instant,
     pub(super) time_wait_until: Instant,
     pub(super) reset_due: bool,
-    /// A pure ACK must leave before any data: see [`wake`](Self::wake).
-    pub(super) wake_due: bool,
-    /// Offset of the last waking ACK's sequence number.
-    pub(super) woken_at: Option<u64>,
+    /// See [`wake`](Self::wake).
+    pub(super) waking: Waking,
     /// Our FIN left before we acknowledged the peer's: TIME-WAIT follows.
     pub(super) active_close: bool,
 }
@@ -98,8 +97,7 @@ impl Connection {
             challenge_at: now,
             time_wait_until: now,
             reset_due: false,
-            wake_due: false,
-            woken_at: None,
+            waking: Waking::default(),
             active_close: false,
         }
     }
@@ -255,6 +253,17 @@ impl Connection {
         self.sender.budget()
     }
 
+    /// The smoothed round trip; zero before the first sample.
+    pub fn round_trip(&self) -> Duration {
+        self.sender.round_trip()
+    }
+
+    /// Whether enough is queued for the time being, so that the caller may collect bytes until
+    /// [`send_budget`](Self::send_budget) allows more of them.
+    pub fn is_supplied(&self) -> bool {
+        self.sender.is_supplied()
+    }
+
     /// Bytes that may be on their way to the peer at a time: its window, or the congestion window
     /// when that is smaller.
     pub fn send_capacity(&self) -> u64 {
@@ -299,7 +308,7 @@ impl Connection {
             if let Some(mark) = mark {
                 self.receiver.wake(self.clock, mark);
             }
-            self.wake_due = true;
+            self.waking.begin(self.receiver.may_swing());
             self.sender.resend_all();
         }
     }
@@ -324,6 +333,7 @@ impl Connection {
             Phase::SynSent => self.handle_syn_timeout(now),
             Phase::Open => {
                 self.receiver.on_timeout(now);
+                self.waking.on_timeout(now);
                 let goes_on = self.sender.on_timeout(now) && self.patience.on_timeout(now);
                 self.escape_black_hole();
                 if !goes_on {
@@ -342,9 +352,9 @@ impl Connection {
             Phase::SynSent => self.opening.as_ref().and_then(Opening::poll_timeout),
             Phase::HandshakeHeld | Phase::Closed(_) => None,
             Phase::Open => {
-                let Connection { sender, receiver, patience, .. } = self;
-                let others = patience.poll_timeout();
-                let timers = [sender.poll_timeout(), receiver.poll_timeout(), others];
+                let Connection { sender, receiver, patience, waking, .. } = self;
+                let others = [patience.poll_timeout(), waking.poll_timeout()];
+                let timers = [sender.poll_timeout(), receiver.poll_timeout(), others[0], others[1]];
                 timers.into_iter().flatten().min()
             }
             Phase::TimeWait => Some(self.time_wait_until),

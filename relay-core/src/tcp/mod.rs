@@ -25,6 +25,7 @@ mod sequence;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wake;
 
 pub use close::{Cause, Phase};
 pub use config::{Config, Wake};

@@ -151,7 +151,7 @@ impl Connection {
         // SACK blocks do not fit beside a full payload, so they travel alone. So does every ACK
         // while data repeats what another node has sent: the peer ignores the headers of such data.
         let is_old = self.sender.known() > self.sender.next() && self.receiver.ack_due(now);
-        if self.wake_due || is_old || self.receiver.sack_due(now) {
+        if self.waking.due || is_old || self.receiver.sack_due(now) {
             return Some(Action::Ack);
         }
         if let Some(piece) = self.sender.next_piece(now) {
@@ -191,9 +191,7 @@ impl Connection {
             true => self.sender.una(),
             false => self.highest_expected(),
         };
-        if core::mem::take(&mut self.wake_due) {
-            self.woken_at = Some(offset);
-        }
+        self.waking.on_ack(now, offset);
         let mut segment = self.acknowledging(now, self.outbound.sequence(offset));
         let blocks = self.receiver.on_blocks_sent();
         segment.sack_ranges = blocks.map(|block| {

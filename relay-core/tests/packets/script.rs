@@ -95,6 +95,8 @@ pub enum Command {
 pub enum Knowledge {
     /// Received bytes that were not acknowledged are lost.
     AckedOnly,
+    /// It knows where the ACK stood that lagged.
+    Mark,
     /// The last acknowledgements of the peer were not heard of.
     AcksMissed(u64),
     /// More may have been sent than was.
@@ -213,6 +215,7 @@ fn parse_knowledge(words: &[&str]) -> Result<Vec<Knowledge>, String> {
         let mut count = || number(words.next().copied().unwrap_or_default());
         knowledge.push(match *word {
             "acked-only" => Knowledge::AckedOnly,
+            "mark" => Knowledge::Mark,
             "acks-missed" => Knowledge::AcksMissed(count()?),
             "sent-max" => Knowledge::SentMax(count()?),
             _ => return Err("unknown knowledge".into()),

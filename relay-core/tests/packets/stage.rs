@@ -412,6 +412,8 @@ impl Stage {
         let mut state = old.save();
         let mut end = old.received();
         let acked_only = knowledge.contains(&Knowledge::AckedOnly);
+        let mark = old.mark(u64::MAX).filter(|_| knowledge.contains(&Knowledge::Mark));
+        state.wire_ack = mark.map_or(state.wire_ack, |mark| mark.ack);
         for known in knowledge {
             match known {
                 Knowledge::AckedOnly => {
@@ -421,6 +423,8 @@ impl Stage {
                 }
                 Knowledge::AcksMissed(count) => state.acked = state.acked.saturating_sub(*count),
                 Knowledge::SentMax(count) => state.sent_max += count,
+                Knowledge::Mark if mark.is_none() => return Err("there is no mark".to_string()),
+                Knowledge::Mark => {}
             }
         }
         let restored = Connection::restore(&self.settings.config, &state, self.now);
@@ -437,7 +441,7 @@ impl Stage {
         new.write(&pattern(from as i64, (old.written() - from) as usize));
         self.connection = Some(new);
         self.allow();
-        self.connection()?.wake(None);
+        self.connection()?.wake(mark);
         Ok(())
     }
 

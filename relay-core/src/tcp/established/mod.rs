@@ -56,6 +56,7 @@ impl Connection {
         }
         let ack = self.check_ack(now, segment)?;
         self.patience.on_heard(now);
+        self.waking.on_heard();
         self.note_timestamp(now, start, segment);
         if let Some(ack) = ack {
             self.handle_ack(now, (start, ack), segment);
@@ -216,8 +217,7 @@ impl Connection {
         let ack_now = Acknowledgement { offset: ack, sacks, duplicate, bare, echo };
         self.sender.on_ack(now, &ack_now);
         // Our waking ACK was old to this peer, so it was ignored.
-        let was_old = self.woken_at.is_some_and(|at| ack > at);
-        self.wake_due |= catching_up && ack > una && was_old;
+        self.waking.due |= catching_up && ack > una && self.waking.was_old(ack);
     }
 
     /// The SACK blocks as offsets, cut to what was sent, and the duplicate that the first of them may

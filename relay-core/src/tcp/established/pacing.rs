@@ -20,6 +20,8 @@ pub(super) struct Pacer {
     rate: Option<u64>,
     /// Bytes of the current burst that have not left.
     burst: u64,
+    /// Bytes that need not wait.
+    granted: u64,
     /// When the next burst may begin.
     next_at: Instant,
 }
@@ -29,19 +31,26 @@ impl Pacer {
         self.rate = rate.filter(|rate| *rate > 0);
     }
 
+    /// So many bytes may leave at once, whatever the rate.
+    pub fn grant(&mut self, bytes: u64) {
+        self.granted = self.granted.max(bytes);
+    }
+
     /// Whether a segment may leave.
     pub fn permits(&self, now: Instant) -> bool {
-        self.rate.is_none() || self.burst > 0 || self.next_at <= now
+        self.rate.is_none() || self.burst + self.granted > 0 || self.next_at <= now
     }
 
     /// When a segment may leave, if it must wait at all.
     pub fn next_at(&self) -> Option<Instant> {
-        (self.rate.is_some() && self.burst == 0).then_some(self.next_at)
+        (self.rate.is_some() && self.burst + self.granted == 0).then_some(self.next_at)
     }
 
     /// A segment of `bytes` leaves.
     pub fn on_sent(&mut self, now: Instant, bytes: u64, mss: u64) {
-        let Some(rate) = self.rate else { return };
+        let granted = self.granted.min(bytes);
+        self.granted -= granted;
+        let Some(rate) = self.rate.filter(|_| granted < bytes) else { return };
         let in_time = |time: Duration| (time.as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
         let time_of = |bytes: u64| Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
         if self.next_at <= now {
@@ -88,6 +97,20 @@ mod tests {
                 assert!(sent.abs_diff(rate) <= rate / 100 + 70_000, "{rate} {micros}: {sent}");
             }
         }
+    }
+
+    #[test]
+    fn an_initial_window_leaves_at_once() {
+        let mut pacer = Pacer::default();
+        pacer.set_rate(Some(1_000_000));
+        pacer.grant(10 * MSS);
+        let mut sent = 0;
+        let now = Instant::from_millis(5);
+        while pacer.permits(now) {
+            pacer.on_sent(now, MSS, MSS);
+            sent += MSS;
+        }
+        assert_eq!(sent, 10_000 + 4_000, "and a burst of whoever is late");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::ops::Range;
 use smoltcp::storage::Assembler;
 
 use super::flow_control::ReceiveWindow;
-use super::lag::{Lag, Mark};
+use super::lag::{Lag, Mark, SWING};
 use super::offer::Offer;
 use crate::reason::Reason;
 use crate::tcp::config::Wake;
@@ -151,6 +151,11 @@ impl Receiver {
         }
     }
 
+    /// So much has come that acknowledgements may have been kept back.
+    pub fn may_swing(&self) -> bool {
+        self.received >= SWING
+    }
+
     /// The acknowledgement that was last sent; counts the FIN.
     pub fn acked(&self) -> u64 {
         self.acked
@@ -239,7 +244,7 @@ impl Receiver {
 
     pub fn set_limit(&mut self, now: Instant, offset: u64) {
         self.limit = self.limit.max(offset);
-        self.lag.limit(self.limit.min(self.received));
+        self.lag.limit(now, self.limit.min(self.received));
         self.schedule_ack(now);
     }
 
@@ -281,20 +286,20 @@ impl Receiver {
         self.largest = self.largest.max(payload.len() as u64);
         let gap = !self.assembler.is_empty();
         let before = self.next();
-        let was = self.received;
+        let (was, top) = (self.received, self.top());
+        let again = self.is_here(start, end);
         self.note_duplicate(start, end, fin);
         let result = self.store(start, payload);
         let stored = result.is_ok();
         if fin && stored {
             self.take_fin(end);
         }
-        let whole = start == was as i64 && self.received == end as u64 && self.fin.is_none();
-        if whole && stored && self.assembler.is_empty() {
-            self.lag.on_segment(now, (was, self.received), self.acked);
+        if again && !fin {
+            self.lag.on_repeat(u64::try_from(start).unwrap_or(0), self.received);
         } else {
-            self.lag.disturb(self.received);
+            self.note_order(now, (start, end), (was, top));
         }
-        self.lag.limit(self.limit.min(self.received));
+        self.lag.limit(now, self.limit.min(self.received));
         self.note_awake(now, start, end);
         let out_of_order = !payload.is_empty() && self.received < end as u64;
         if self.sack && out_of_order {
@@ -362,11 +367,39 @@ impl Receiver {
                 .holds(from as u64, &payload[(from - start) as usize..(to - start) as usize])
     }
 
+    /// What a segment from `start` to `end` was for the order of the stream, which had been in order
+    /// up to `was` and had ended at `top`.
+    fn note_order(&mut self, now: Instant, (start, end): (i64, i64), (was, top): (u64, u64)) {
+        let (received, highest) = (self.received, self.top());
+        let in_order = self.assembler.is_empty();
+        if self.fin.is_some() {
+            self.lag.stop(received);
+        } else if start == was as i64 && received == end as u64 && was == top {
+            self.lag.on_segment(now, (was, received), self.acked);
+        } else if highest > top && !in_order && start >= top as i64 {
+            self.lag.on_early(now, (start as u64, highest), received);
+        } else if highest > top {
+            self.lag.stop(received);
+        } else {
+            self.lag.on_repair(now, received, in_order);
+        }
+    }
+
+    /// Whether all of a segment has come before.
+    fn is_here(&self, start: i64, end: i64) -> bool {
+        let holds = |range: Range<u64>| range.start as i64 <= start && end <= range.end as i64;
+        end <= self.received as i64 || self.out_of_order().any(holds)
+    }
+
+    /// End of everything that is here.
+    fn top(&self) -> u64 {
+        self.out_of_order().last().map_or(self.received, |range| range.end)
+    }
+
     fn take_fin(&mut self, at: i64) {
         let Ok(at) = u64::try_from(at) else { return };
         // An end below what the peer has sent already is a lie.
-        let highest = self.out_of_order().last().map_or(self.received, |range| range.end);
-        if at >= highest {
+        if at >= self.top() {
             self.fin.get_or_insert(at);
         }
     }
@@ -417,7 +450,7 @@ impl Receiver {
     /// Acknowledges what was kept back for too long.
     pub fn on_timeout(&mut self, now: Instant) {
         if self.lag.on_timeout(now) {
-            self.ack_now |= self.wire_ack() > self.acked;
+            self.ack_now |= self.wire_ack() > self.acked || self.has_news();
         }
         if self.waking.is_some_and(|(_, until)| until <= now) {
             self.waking = None;
@@ -452,6 +485,7 @@ impl Receiver {
     pub fn on_blocks_sent(&mut self) -> Blocks {
         let blocks = self.blocks();
         self.told = blocks;
+        self.lag.on_told(blocks.iter().flatten().map(|(_, end)| *end).max().unwrap_or(0));
         match self.duplicate.take() {
             Some(duplicate) if self.sack => [Some(duplicate), blocks[0], blocks[1]],
             _ => blocks,
@@ -488,11 +522,13 @@ impl Receiver {
             return blocks;
         }
         let ack = self.wire_ack();
+        let ceiling = self.lag.ceiling().unwrap_or(u64::MAX);
         let mut newest = None;
         let held = core::iter::once(self.retained..self.received).chain(self.out_of_order());
         for held in held {
             for kept in &self.sackable {
-                let (start, end) = (held.start.max(kept.start), held.end.min(kept.end));
+                let start = held.start.max(kept.start);
+                let end = held.end.min(kept.end).min(ceiling);
                 if start >= end || start <= ack {
                     continue;
                 }

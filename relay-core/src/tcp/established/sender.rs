@@ -1,6 +1,6 @@
 //! The sending half: what is queued, what may leave, and what must leave again.
 
-use super::congestion::{Algorithm, Congestion};
+use super::congestion::{Algorithm, Congestion, INITIAL_SEGMENTS};
 use super::episode::{Frto, Kind, Probe, Recovery, Undo};
 use super::flow_control::SendWindow;
 use super::pacing::Pacer;
@@ -12,8 +12,9 @@ use crate::time::{Duration, Instant};
 /// How long segments of the node before us, and the answers to them, may still be under way.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 /// Bytes above the congestion window, and its share above, that are asked for: what is written has
-/// to be committed before it leaves, and the window is to be in use in the meantime.
-const BUDGET_EXTRA: u64 = 16 * 1024;
+/// to be committed before it leaves, and the window is to be in use in the meantime. While the share
+/// is there, there is room for two whole records.
+const BUDGET_EXTRA: u64 = 32 * 1024;
 const BUDGET_SHARE: u64 = 4;
 /// Duplicate ACKs of a peer without SACK that each let a new segment out (RFC 3042).
 const LIMITED_TRANSMIT: u32 = 2;
@@ -207,6 +208,12 @@ impl Sender {
         ((end - self.written + room) as usize).min(self.space())
     }
 
+    /// Whether so much is queued that the congestion window stays in use for a while, even if nothing
+    /// is written now.
+    pub fn is_supplied(&self) -> bool {
+        self.written.saturating_sub(self.next) >= self.allowed() / BUDGET_SHARE
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let bytes = &bytes[..bytes.len().min(self.space())];
         self.note_starved();
@@ -326,6 +333,12 @@ impl Sender {
         if let Some(last) = self.last_sent.filter(|_| self.board.is_empty()) {
             self.congestion.on_idle(now.since(last), self.rtt.timeout(0));
             self.pacer.set_rate(self.congestion.pacing_rate(&self.rtt));
+            let burst = INITIAL_SEGMENTS * self.mss;
+            if self.resent == 0 && self.congestion.window() < 2 * burst {
+                // An initial window need not be spread (RFC 6928): that would cost half a round
+                // trip, which slow start never makes up for.
+                self.pacer.grant(burst);
+            }
         }
     }
 

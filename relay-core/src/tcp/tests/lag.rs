@@ -75,7 +75,7 @@ fn on_a_long_way_one_segment_is_kept_back_until_the_next_flight_would_have_come(
     }
     connection.set_ack_limit(100_000);
     expect_ack(&mut connection, later(20), 96_000);
-    for (at, ack) in [(25, 99_000), (40, 100_000)] {
+    for (at, ack) in [(25, 99_000), (45, 100_000)] {
         assert_eq!(connection.poll_timeout(), Some(later(at)));
         connection.handle_timeout(later(at));
         expect_ack(&mut connection, later(at), ack);
@@ -164,6 +164,11 @@ fn rfc_6675_the_new_owner_shows_a_hole_and_three_segments() {
 fn a_peer_that_does_not_answer_is_told_everything() {
     let mut connection = taken_over();
     expect_ack(&mut connection, START, 86_000);
+    let again = START + Duration::from_millis(4);
+    assert_eq!(connection.poll_timeout(), Some(again), "the path may have lost it");
+    connection.handle_timeout(again);
+    let ack = expect_ack(&mut connection, again, 86_000);
+    assert_eq!(blocks_of(&ack), [(87_000, 90_000)]);
     let later = START + Duration::from_millis(10);
     assert_eq!(connection.poll_timeout(), Some(later));
     connection.handle_timeout(later);

@@ -189,7 +189,7 @@ impl Congestion for Cubic {
 }
 
 /// W_cubic of RFC 9438 section 4.2, in bytes.
-fn curve(w_max: u64, mss: u64, k: u64, time: Duration) -> u64 {
+pub(super) fn curve(w_max: u64, mss: u64, k: u64, time: Duration) -> u64 {
     /// Keeps the cube in range: beyond it the window is limited by buffers anyway.
     const MILLIS_MAX: i128 = 1_000_000;
     let distance = (time.as_millis() as i128 - i128::from(k)).clamp(-MILLIS_MAX, MILLIS_MAX);
@@ -198,7 +198,7 @@ fn curve(w_max: u64, mss: u64, k: u64, time: Duration) -> u64 {
 }
 
 /// The largest integer whose cube is not above `value`.
-fn cube_root(value: u128) -> u64 {
+pub(super) fn cube_root(value: u128) -> u64 {
     let (mut low, mut high) = (0u128, 1u128 << 32);
     while low < high {
         let middle = (low + high).div_ceil(2);

@@ -4,6 +4,8 @@ mod bbr;
 mod cubic;
 mod hystart;
 mod prr;
+#[cfg(test)]
+mod reference;
 
 use core::fmt;
 
@@ -16,7 +18,7 @@ use cubic::Cubic;
 pub(super) use prr::Prr;
 
 /// Segments of the initial window (RFC 6928).
-const INITIAL_SEGMENTS: u64 = 10;
+pub(super) const INITIAL_SEGMENTS: u64 = 10;
 /// Segments that are always allowed after a loss (RFC 5681 section 3.1).
 const MINIMUM_SEGMENTS: u64 = 2;
 
@@ -28,6 +30,9 @@ pub enum Algorithm {
     Cubic,
     /// BBR: the delivery rate and the round trip time are; for paths that lose at random.
     Bbr,
+    /// What it shares bottlenecks with.
+    #[cfg(test)]
+    Linux,
 }
 
 impl Algorithm {
@@ -36,6 +41,8 @@ impl Algorithm {
         match self {
             Algorithm::Cubic => Box::new(Cubic::new(mss)),
             Algorithm::Bbr => Box::new(Bbr::new(mss)),
+            #[cfg(test)]
+            Algorithm::Linux => Box::new(reference::Reference::new(mss)),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The tables are checked in beside this file, so that a change of speed is a difference in
 //! review. `NETSIM_WRITE=1 cargo test -p relay-core netsim` writes them anew.
 
+mod compare;
 mod link;
 mod receiver;
 
@@ -95,7 +96,8 @@ impl Flow {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let timer = self.sender.poll_timeout().map(|at| at.max(self.begins));
+        let begins = (self.highest == 0).then_some(self.begins);
+        let timer = self.sender.poll_timeout().or(begins).map(|at| at.max(self.begins));
         [timer, self.receiver.deadline()].into_iter().flatten().min()
     }
 }
