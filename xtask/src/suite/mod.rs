@@ -18,6 +18,9 @@ use crate::binaries::{BIN_DIR_VARIABLE, cargo};
 /// Short seeds of the simulator.
 const SEEDS: &str = "2000";
 
+/// The same with two to four relays whose views come from a council.
+const COUNCIL_SEEDS: &str = "1000";
+
 /// Which tests.
 #[derive(Clone, Debug, Args)]
 #[group(id = "test")]
@@ -127,7 +130,8 @@ fn steps(options: &Options) -> Result<Vec<Step>> {
         // All programs that the end-to-end tests run, with the very features of the test build.
         Step::cargo("build", &["build", "--locked", "--workspace", "--all-targets"]),
         tests(options)?,
-        simulator()?,
+        simulator("simulator", &["--short", "--seeds", SEEDS])?,
+        simulator("simulator of councils", &["--views", "--seeds", COUNCIL_SEEDS])?,
     ];
     if !options.quick {
         let canaries = ["test", "--package", "sim", "--features", "canary", "--test", "canaries"];
@@ -153,10 +157,10 @@ fn tests(options: &Options) -> Result<Step> {
 
 /// Short worlds. The program is there already; `cargo run --package sim` would build what it
 /// depends on once more, with other features.
-fn simulator() -> Result<Step> {
+fn simulator(name: &'static str, arguments: &[&str]) -> Result<Step> {
     let mut command = Command::new(profile_directory()?.join("sim"));
-    command.args(["--short", "--seeds", SEEDS]);
-    Ok(Step { name: "simulator", command })
+    command.args(arguments);
+    Ok(Step { name, command })
 }
 
 /// Where the build puts its programs: beside this one.
