@@ -26,6 +26,9 @@ use crate::xdp::Program;
 /// Batches that one turn takes from a port at most: the transmit side must get its turn, too.
 const BATCHES_MAX: usize = 4;
 
+/// How long an owner that is asked to end waits for the view in which another one owns.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+
 /// The kernel did not take all frames; it will have sent some of them after this time.
 const RING_FULL_WAIT: Duration = Duration::from_micros(50);
 
@@ -76,10 +79,14 @@ impl Worker {
         Worker { busy, ..self }
     }
 
-    /// Runs until `stop` is set.
+    /// Runs until `stop` is set, and what this node owned has been handed over, if that can be.
     pub fn run(&mut self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
+        let mut leaves_since = None;
+        loop {
             let now = self.clock.now();
+            if stop.load(Ordering::Relaxed) && self.has_left(now, &mut leaves_since) {
+                return;
+            }
             let received = self.receive(now);
             self.answer(now);
             self.follow_views(now);
@@ -117,6 +124,21 @@ impl Worker {
             }
         }
         total
+    }
+
+    /// An owner that is asked to end is drained first: nobody has to find out that it is gone.
+    fn has_left(&mut self, now: Instant, since: &mut Option<Instant>) -> bool {
+        let report = self.node.report(now);
+        let owns = report.role == relay_core::replica::Role::Owner;
+        let Some(views) = self.views.as_mut().filter(|_| owns && report.in_sync) else {
+            return true;
+        };
+        let since = *since.get_or_insert_with(|| {
+            tracing::info!("hands over before it ends");
+            views.propose(since_epoch(now), Proposal::Drain { node: report.node });
+            now
+        });
+        now - since >= LEAVE_MAX
     }
 
     fn follow_views(&mut self, now: Instant) {

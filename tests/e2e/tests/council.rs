@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::client::Client;
 use e2e::conversation::{Conversation, Flowing};
-use e2e::{Fixture, How, Network, Options, TAKEOVER_LIMIT, network, wait_for};
+use e2e::{Fixture, How, Network, Options, TAKEOVER_LIMIT, network, relay, wait_for};
 
 fn lab() -> Fixture {
     Fixture::up(&Options { relays: 3, witnesses: 1, ..Options::default() }).unwrap()
@@ -118,5 +118,23 @@ fn a_drained_relay_carries_nothing_and_nobody_notices() {
         lab.ask(&owner, &["drain", id]).map(drop)
     };
     talk.stream(Flowing::Both, drain).unwrap();
+    end(talk);
+}
+
+#[test]
+fn an_owner_that_is_asked_to_end_hands_over_first() {
+    let mut lab = lab();
+    let mut talk = begin(&lab);
+    let stop = || {
+        let (owner, successor) = lab.lose_owner(How::Sigterm)?;
+        let log = std::fs::read_to_string(relay::log(&owner))?;
+        ensure!(log.contains("hands over before it ends"), "{log}");
+        lab.bring_back(&owner)?;
+        // In its new life it may own again: a drain ends with the life that was drained.
+        let (lost, _) = lab.lose_owner(How::Sigkill)?;
+        ensure!(lost == successor);
+        Ok(())
+    };
+    talk.stream(Flowing::Both, stop).unwrap();
     end(talk);
 }

@@ -145,6 +145,8 @@ pub enum Mode {
 pub enum How {
     /// SIGKILL: the process is gone, its links stay up.
     Sigkill,
+    /// SIGTERM: the process is asked to end; with a council it hands over first.
+    Sigterm,
     /// All links down at once, then SIGKILL: nothing is said any more.
     Powercut,
     /// SIGSTOP: the process pauses and may come back with old beliefs.
@@ -289,6 +291,7 @@ impl Lab {
         let process = self.process(name)?;
         match how {
             How::Sigkill => process.end(Signal::KILL),
+            How::Sigterm => process.end(Signal::TERM),
             How::Sigstop => process.signal(Signal::STOP),
             How::Linkdown => self.set_links(name, false),
             How::Powercut => {

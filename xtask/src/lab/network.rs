@@ -90,6 +90,24 @@ pub fn set_cut(network: Network, node: &str, cut: bool) -> Result<()> {
     crate::shell::output(&mut bridge).map(drop)
 }
 
+/// Lets nothing through from a node to a network (or to the node from it, if `inbound`), or everything
+/// again.
+pub fn set_one_way(network: Network, node: &str, inbound: bool, cut: bool) -> Result<()> {
+    let device = network.switch_port(node);
+    // What the node sends comes into the switch, and what it is sent goes out of it.
+    let hook = if inbound { "egress" } else { "ingress" };
+    let mut rules = "add table netdev relay_way\ndelete table netdev relay_way\n".to_owned();
+    if cut {
+        writeln!(
+            rules,
+            "table netdev relay_way {{ chain {hook} {{\n\
+             type filter hook {hook} device \"{device}\" priority 0;\ncounter drop;\n}}\n}}\n"
+        )?;
+    }
+    feed(in_namespace(SWITCH_NS, "nft").args(["-f", "-"]), &rules)
+        .with_context(|| format!("a cut in one direction needs nftables with netdev {hook}"))
+}
+
 fn set_links_of(node: &Node, up: bool) -> Result<()> {
     let mut script = String::new();
     for network in &node.networks {
