@@ -66,6 +66,11 @@ impl Stage {
         *self.killed.get_or_init(Instant::now)
     }
 
+    /// Pauses that begin from here on count for no step.
+    pub fn end_steps(&self) {
+        self.step.store(0, Relaxed);
+    }
+
     /// The number of the step for which pauses count; none before the first one.
     pub fn step(&self) -> Option<usize> {
         Some(self.step.load(Relaxed)).filter(|step| *step > 0)

@@ -24,6 +24,8 @@ const LENGTH: usize = 24 << 20;
 const UPLOAD_RATE: u32 = 100 << 10;
 /// From the end of one step to the next, so that a pause ends in the step that made it.
 const SETTLE: Duration = Duration::from_secs(3);
+/// From the end of the last step to the finale.
+const LULL: Duration = Duration::from_secs(1);
 /// How long a relay may take from its start until it could take over.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// Relays of which two can be lost.
@@ -120,6 +122,9 @@ impl Tour<'_> {
         for relay in self.lab.relays() {
             self.restart(&relay)?;
         }
+        // Before the finale, in which everything runs at full speed and waits for itself.
+        self.stage.end_steps();
+        self.stage.show_for(LULL);
         Ok(())
     }
 

@@ -260,6 +260,8 @@ fn file_digest(path: &Path) -> Result<[u8; 32]> {
 /// The pauses of one connection.
 pub struct Gaps {
     last: Instant,
+    /// The step of the last progress.
+    step: Option<usize>,
     /// What it found.
     pub longest: Pauses,
 }
@@ -267,17 +269,17 @@ pub struct Gaps {
 impl Gaps {
     /// A connection on which nothing moved yet.
     pub fn new(now: Instant) -> Gaps {
-        Gaps { last: now, longest: Pauses::new() }
+        Gaps { last: now, step: None, longest: Pauses::new() }
     }
 
     /// Something moved at `now`, in `step`. A pause counts for the step in which it ends, so one
-    /// that began before it counts whole.
+    /// that began before it counts whole; after the last step, for the one in which it began.
     pub fn progress(&mut self, now: Instant, step: Option<usize>) {
-        if let Some(step) = step {
+        if let Some(step) = step.or(self.step) {
             let longest = self.longest.entry(step).or_default();
             *longest = (*longest).max(now - self.last);
         }
-        self.last = now;
+        (self.last, self.step) = (now, step);
     }
 }
 
@@ -295,7 +297,9 @@ mod tests {
         gaps.progress(at(530), Some(1));
         gaps.progress(at(540), Some(1));
         gaps.progress(at(560), Some(2));
-        let expected = [(1, Duration::from_millis(30)), (2, Duration::from_millis(20))];
+        gaps.progress(at(590), None);
+        gaps.progress(at(900), None);
+        let expected = [(1, Duration::from_millis(30)), (2, Duration::from_millis(30))];
         assert_eq!(gaps.longest, Pauses::from(expected));
     }
 
