@@ -78,9 +78,18 @@ impl Client {
     pub fn get(&mut self, path: &str, length: u64) -> Result<()> {
         let request = format!("GET /{path} HTTP/1.1\r\nHost: {SERVER_NAME}\r\n\r\n");
         self.stream.write_all(request.as_bytes())?;
-        let received = self.response()?;
+        let received = self.response(|_| ())?;
         ensure!(received == length, "{received} bytes of {length} of {path}");
         Ok(())
+    }
+
+    /// GET of `path`; returns its body.
+    pub fn fetch(&mut self, path: &str) -> Result<Vec<u8>> {
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: {SERVER_NAME}\r\n\r\n");
+        self.stream.write_all(request.as_bytes())?;
+        let mut body = Vec::new();
+        self.response(|bytes| body.extend_from_slice(bytes))?;
+        Ok(body)
     }
 
     /// PUT of `length` bytes to `path`.
@@ -96,7 +105,7 @@ impl Client {
             self.stream.write_all(&self.buffer[..step])?;
             rest -= step as u64;
         }
-        self.response().map(drop)
+        self.response(|_| ()).map(drop)
     }
 
     /// A small request.
@@ -112,8 +121,8 @@ impl Client {
         Ok(())
     }
 
-    /// Reads a response to its end and returns the length of its body.
-    fn response(&mut self) -> Result<u64> {
+    /// Reads a response to its end, passes its body on, and returns the body's length.
+    fn response(&mut self, mut sink: impl FnMut(&[u8])) -> Result<u64> {
         let (mut filled, end) = (0, b"\r\n\r\n");
         let body_begin = loop {
             ensure!(filled < HEADER_MAX, "a header of more than {HEADER_MAX} bytes");
@@ -126,10 +135,12 @@ impl Client {
             }
         };
         let length = content_length(&self.buffer[..body_begin])?;
+        sink(&self.buffer[body_begin..filled]);
         let mut received = (filled - body_begin) as u64;
         while received < length {
             let count = self.stream.read(&mut self.buffer)?;
             ensure!(count > 0, "the connection ended after {received} of {length} bytes");
+            sink(&self.buffer[..count]);
             received += count as u64;
         }
         ensure!(received == length, "more than the {length} bytes of a body");

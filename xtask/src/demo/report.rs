@@ -73,9 +73,14 @@ impl Report {
 
     /// The smallest pause that `percent` of the connections do not exceed.
     fn pause(&self, percent: usize) -> Option<f64> {
-        let rank = (self.pauses.len() * percent).div_ceil(100).max(1);
-        self.pauses.get(rank - 1).copied().map(millis)
+        percentile(&self.pauses, percent)
     }
+}
+
+/// In milliseconds, the smallest of the ascending `pauses` that `percent` of them do not exceed.
+pub(super) fn percentile(pauses: &[Duration], percent: usize) -> Option<f64> {
+    let rank = (pauses.len() * percent).div_ceil(100).max(1);
+    pauses.get(rank - 1).copied().map(millis)
 }
 
 impl fmt::Display for Report {
@@ -104,20 +109,29 @@ impl fmt::Display for Report {
     }
 }
 
-fn show(millis: Option<f64>) -> String {
+/// For people.
+pub(super) fn show(millis: Option<f64>) -> String {
     millis.map_or("-".to_owned(), |millis| format!("{millis:.1}"))
 }
 
-fn millis(duration: Duration) -> f64 {
+/// With one decimal.
+pub(super) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e4).round() / 10.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::transfer;
 
     fn outcome(exit: i32, exact: bool) -> Outcome {
-        Outcome { exit: Some(exit), said: String::new(), bytes: 1, exact, pause: None }
+        Outcome {
+            exit: Some(exit),
+            said: String::new(),
+            bytes: 1,
+            exact,
+            pauses: transfer::Pauses::new(),
+        }
     }
 
     fn report(outcomes: Vec<Outcome>) -> Report {

@@ -1,8 +1,8 @@
-//! What all transfers of the demo share: the moment of the loss, and how far they are.
+//! What all transfers of the demo share: what is being done to the cluster, and how far they are.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ pub struct Stage {
     finished: AtomicUsize,
     bytes: AtomicU64,
     killed: OnceLock<Instant>,
+    step: AtomicUsize,
+    finale: AtomicBool,
+    early: AtomicUsize,
 }
 
 impl Stage {
@@ -29,6 +32,9 @@ impl Stage {
             finished: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             killed: OnceLock::new(),
+            step: AtomicUsize::new(0),
+            finale: AtomicBool::new(false),
+            early: AtomicUsize::new(0),
         }
     }
 
@@ -39,7 +45,13 @@ impl Stage {
 
     /// A transfer ended, well or not.
     pub fn finished(&self) {
+        self.early.fetch_add(usize::from(!self.is_finale()), Relaxed);
         self.finished.fetch_add(1, Relaxed);
+    }
+
+    /// Transfers that ended before the finale.
+    pub fn early(&self) -> usize {
+        self.early.load(Relaxed)
     }
 
     /// `bytes` more went through.
@@ -47,13 +59,35 @@ impl Stage {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// Remembers the present as the moment of the loss.
-    pub fn kill_now(&self) -> Instant {
+    /// From here on pauses count for the next step (the first one is 1). Returns the moment of the
+    /// first one.
+    pub fn next_step(&self) -> Instant {
+        self.step.fetch_add(1, Relaxed);
         *self.killed.get_or_init(Instant::now)
     }
 
-    /// The moment of the loss.
-    pub fn killed(&self) -> Option<Instant> {
+    /// Pauses that begin from here on count for no step.
+    pub fn end_steps(&self) {
+        self.step.store(0, Relaxed);
+    }
+
+    /// The number of the step for which pauses count; none before the first one.
+    pub fn step(&self) -> Option<usize> {
+        Some(self.step.load(Relaxed)).filter(|step| *step > 0)
+    }
+
+    /// Nothing more will be done to the cluster: transfers that wait for this hurry to their end.
+    pub fn begin_finale(&self) {
+        self.finale.store(true, Relaxed);
+    }
+
+    /// Whether nothing more will be done to the cluster.
+    pub fn is_finale(&self) -> bool {
+        self.finale.load(Relaxed)
+    }
+
+    /// The moment of the first step.
+    fn killed(&self) -> Option<Instant> {
         self.killed.get().copied()
     }
 

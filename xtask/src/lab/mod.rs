@@ -301,6 +301,11 @@ impl Lab {
         }
     }
 
+    /// Ends the relay or witness `name` as an operator does who upgrades it, and waits for its end.
+    pub fn terminate(&mut self, name: &str) -> Result<()> {
+        self.process(name)?.end(Signal::TERM)
+    }
+
     /// Undoes whatever was done to the relay or witness `name`: links up, and a process that runs.
     /// One that is stopped does not come back but is replaced, as after a reboot.
     pub fn start(&mut self, name: &str) -> Result<()> {

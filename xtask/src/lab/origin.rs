@@ -82,6 +82,8 @@ http {{
     access_log off;
     sendfile on;
     keepalive_timeout 600s;
+    # Many more than one connection has in the demo.
+    keepalive_requests 1000000;
     send_timeout 600s;
     client_body_timeout 600s;
     client_max_body_size 0;
@@ -94,6 +96,8 @@ http {{
         # In bytes per second, as in /paced/64m.bin?rate=2m, and in steps so small that such a
         # download never pauses for long by itself.
         location /paced/ {{ alias {root}/; limit_rate $arg_rate; sendfile_max_chunk 16k; }}
+        # Bodies grow in small steps, so that whoever watches a slow one sees its pauses.
+        location /slow/ {{ alias {root}/up/; dav_methods PUT; client_body_buffer_size 2k; }}
         location /up/ {{ dav_methods PUT; }}
     }}
 }}

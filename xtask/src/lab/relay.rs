@@ -30,6 +30,9 @@ pub struct Status {
     /// Milliseconds that its last takeover took, if there was one.
     #[serde(default)]
     pub takeover_ms: Option<f64>,
+    /// Flows that it owns.
+    #[serde(default)]
+    pub flows: u64,
     /// What its council does, if it has one.
     #[serde(default)]
     pub council: Option<CouncilStatus>,
