@@ -280,7 +280,7 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let links = self.replicas.peers.iter().map(|peer| peer.link.poll_timeout()).min();
-        let announce = self.announce_at.front().copied();
+        let announce = self.announce_at.front().copied().filter(|_| self.has_lease());
         let shard = match self.shard.is_dirty() {
             true => Some(self.last_turn),
             false => self.shard.poll_timeout(),

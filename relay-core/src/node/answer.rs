@@ -62,7 +62,8 @@ impl Node {
 
     /// Moves the switches' entries for the cluster's MAC addresses to this node's ports.
     pub(super) fn announce(&mut self, now: Instant) {
-        if self.announce_at.front().is_none_or(|at| *at > now) {
+        // A former owner that was not told yet must not take the addresses back (rule 17).
+        if !self.has_lease() || self.announce_at.front().is_none_or(|at| *at > now) {
             return;
         }
         self.announce_at.pop_front();

@@ -8,9 +8,14 @@ use crate::replica::Replicas;
 use crate::time::Instant;
 
 impl Shard {
-    /// Whether what no gate has to agree to may be done (rule 17).
+    /// Whether what no gate has to agree to may be done (rule 17). If not, answers that wait do not
+    /// leave either: frames that came in during a pause were answered before the pause was noticed.
     pub fn set_lease(&mut self, has_lease: bool) {
         self.has_lease = has_lease;
+        if !has_lease {
+            self.client_replies.clear();
+            self.backend_replies.clear();
+        }
     }
 
     /// Stops owning: everything is forgotten, but what others must know to go on is returned, as
