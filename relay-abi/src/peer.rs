@@ -15,7 +15,7 @@ pub use crate::wire::Malformed;
 use crate::wire::{Reader, Writer};
 
 /// Version of every message and datagram in this module.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The longest encoded message. A base carries all log entries of a flow.
 pub const MESSAGE_MAX: usize = 256 * 1024;

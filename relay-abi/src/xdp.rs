@@ -6,6 +6,7 @@
 //! | CONFIG    | array             | `config::*`    | `u64`, written once before the attachment  |
 //! | CONTROL   | array, mapped     | `control::*`   | `u64`, written by the worker loop          |
 //! | OWNERS    | array, mapped     | [`owner_slot`] | `u8`, node id                              |
+//! | PORTS     | array, mapped     | node id        | [`mac_to_word`]; zero: not known           |
 //! | COUNTERS  | array per CPU     | [`Reason`]     | `u64`, frames                              |
 //! | XSKS      | sockets           | receive queue  | socket                                     |
 
@@ -26,14 +27,34 @@ pub const OWNER_SLOTS: u32 = 2 * BUCKETS;
 /// The owner of a bucket that no node owns.
 pub const NOBODY: u8 = u8::MAX;
 
+/// Nodes that can own buckets, and that frames can be forwarded to.
+pub const MAX_NODES: u32 = 256;
+
+/// A MAC address in PORTS and CONFIG.
+#[inline(always)]
+pub const fn mac_to_word(mac: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
+}
+
+/// The inverse of [`mac_to_word`].
+#[inline(always)]
+pub const fn word_to_mac(word: u64) -> [u8; 6] {
+    let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
+    [a, b, c, d, e, f]
+}
+
 /// Words of CONFIG.
 pub mod config {
     /// The id of this node, as in OWNERS.
     pub const SELF_NODE: u32 = 0;
     /// Nanoseconds for which one renewal of the lease is good.
     pub const LEASE_NANOS: u32 = 1;
+    /// The cluster's MAC address on this network: only frames to it are forwarded.
+    pub const CLUSTER_MAC: u32 = 2;
+    /// The interface's own MAC address: frames that are forwarded come from it.
+    pub const PORT_MAC: u32 = 3;
     /// Number of words.
-    pub const WORDS: u32 = 2;
+    pub const WORDS: u32 = 4;
 }
 
 /// Words of CONTROL.
@@ -129,6 +150,8 @@ reasons! {
     Echo = "xdp_echo",
     /// An IPv6 extension header in a packet to a service address (RFC 8200 section 4).
     ExtensionHeader = "xdp_extension_header",
+    /// Of a flow of another node's: sent on to that node.
+    Forwarded = "xdp_forwarded",
     /// A fragment to a service address; TCP fragments are never reassembled.
     Fragment = "xdp_fragment",
     /// An ICMP error about a packet that this node's flow sent (RFC 1191, RFC 8201).
@@ -167,6 +190,13 @@ mod tests {
         for kind in [Kind::Service, Kind::Cluster(0), Kind::Cluster(u16::MAX)] {
             assert_eq!(Kind::from_word(kind.to_word()), kind);
         }
+    }
+
+    #[test]
+    fn mac_addresses_survive_the_map() {
+        let mac = [2, 0, 0x5e, 1, 0, 0xff];
+        assert_eq!(word_to_mac(mac_to_word(mac)), mac);
+        assert_eq!(mac_to_word([0; 6]), 0);
     }
 
     #[test]

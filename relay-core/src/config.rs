@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+pub use crate::unit::Unit;
+
 use crate::frame::{EthernetAddress, IpAddress, IpEndpoint};
 use crate::id::NodeId;
 use crate::relay::HoldTime;
@@ -10,7 +12,7 @@ use crate::time::Duration;
 use crate::tls;
 
 /// One of a node's interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// Toward the clients.
     Client,
@@ -21,13 +23,14 @@ pub enum Side {
 }
 
 /// Everything that a [`crate::node::Node`] is told at its start.
+#[derive(Clone)]
 pub struct Settings {
     pub node: NodeId,
+    /// Which flows the node answers for.
+    pub unit: Unit,
     pub cluster: Cluster,
-    /// The cluster's MAC address toward clients; held by the owner.
-    pub client_mac: EthernetAddress,
-    /// The cluster's MAC address toward backends; held by the owner.
-    pub backend_mac: EthernetAddress,
+    pub client_mac: Macs,
+    pub backend_mac: Macs,
     pub listeners: Vec<Listener>,
     pub client_tcp: tcp::Config,
     pub backend_tcp: tcp::Config,
@@ -44,13 +47,33 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The MAC addresses of `side`; the cluster side has the same one for both.
+    pub fn macs(&self, side: Side) -> Macs {
+        match side {
+            Side::Client => self.client_mac,
+            Side::Backend => self.backend_mac,
+            Side::Cluster => Macs { cluster: self.cluster.mac, port: self.cluster.mac },
+        }
+    }
+
     /// What connections of clients to this listener are opened with.
     pub fn client_tcp_of(&self, listener: &Listener) -> tcp::Config {
         tcp::Config { congestion: listener.congestion, ..self.client_tcp }
     }
 }
 
+/// The MAC addresses of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Macs {
+    /// The cluster's: ARP and neighbor discovery answer with it for the cluster's addresses. One
+    /// relay holds it, and frames to it are forwarded to the owners of their flows.
+    pub cluster: EthernetAddress,
+    /// Our own port's: what we send comes from it, and what is forwarded to us goes to it.
+    pub port: EthernetAddress,
+}
+
 /// The other nodes and how to talk to them.
+#[derive(Clone)]
 pub struct Cluster {
     /// The pre-shared key; all other keys of the cluster are derived from it.
     pub key: [u8; 32],
@@ -80,6 +103,7 @@ pub enum Authority {
 }
 
 /// Where clients connect, and where they are relayed to.
+#[derive(Clone)]
 pub struct Listener {
     pub addresses: Vec<IpAddress>,
     pub port: u16,

@@ -24,3 +24,5 @@ pub mod shard;
 pub mod tcp;
 pub mod time;
 pub mod tls;
+pub mod unit;
+pub mod units;

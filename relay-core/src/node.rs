@@ -17,7 +17,9 @@ use relay_views::id::NodeSet;
 use crate::config::{Authority, Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
-use crate::frame::{Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse};
+use crate::frame::{
+    EthernetAddress, Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse,
+};
 use crate::id::Incarnation;
 use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
@@ -31,7 +33,8 @@ const DATAGRAM_HEADERS: usize = 40 + 8;
 /// The longest cluster datagram, whatever the MTU.
 const DATAGRAM_MAX: usize = 9000;
 
-/// One relay of a cluster, without its clocks, threads and interfaces.
+/// One unit of ownership at one relay, without its clocks, threads and interfaces. A relay is the
+/// nodes of all units, see [`crate::units::Units`].
 ///
 /// `Node` has four kinds of methods:
 /// - getters, which take `&self`;
@@ -85,10 +88,12 @@ pub struct Node {
 /// What the process around the node has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Take in (or stop taking in) the frames of all buckets, and answer for the cluster's MACs.
-    Own(bool),
-    /// Find out the next hop toward an address and tell it to [`Node::handle_neighbor`].
-    Resolve(IpAddress),
+    /// Who owns the unit has changed: frames of its buckets, and if it holds the addresses, those
+    /// to the cluster's MACs, go elsewhere. See [`Node::steers_to`].
+    Steer,
+    /// Find out the next hop toward an address on one side, and tell it to
+    /// [`Node::handle_neighbor`].
+    Resolve(Side, IpAddress),
     /// Propose a change of the view. It may be lost; what is still wanted is proposed again.
     Propose(Proposal),
     /// Tell the council of whom nothing is heard at present.
@@ -124,6 +129,16 @@ impl Node {
         }
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
+        Self::with_life(settings, (incarnation, sessions), entropy, now)
+    }
+
+    /// A blank node that shares its life and its TLS sessions with those of other units.
+    pub(crate) fn with_life(
+        settings: Settings,
+        (incarnation, sessions): (Incarnation, Sessions),
+        mut entropy: Entropy,
+        now: Instant,
+    ) -> Self {
         let shard = blank_shard(&settings, &mut entropy, incarnation);
         let replicas = blank_replicas(&settings, incarnation);
         Node {
@@ -177,14 +192,27 @@ impl Node {
 
     /// Takes in a whole Ethernet frame.
     pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
-        let result = match (parse(frame), side) {
-            (Err(reason), _) => Err(reason),
-            (Ok(Inbound::Udp { source, from, to, payload }), Side::Cluster) => {
+        match parse(frame) {
+            Ok(inbound) => self.handle_inbound(now, (side, self.is_forwarded(side, frame)), inbound),
+            Err(reason) => self.counters.count(reason),
+        }
+    }
+
+    /// Takes in a frame that was parsed, and whether another relay forwarded it.
+    pub(crate) fn handle_inbound(
+        &mut self,
+        now: Instant,
+        (side, forwarded): (Side, bool),
+        inbound: Inbound<'_>,
+    ) {
+        let result = match (inbound, side) {
+            (Inbound::Udp { source, from, to, payload }, Side::Cluster) => {
                 self.handle_datagram(now, source, (from, to), payload)
             }
-            (Ok(_), Side::Cluster) => Err(Reason::NotForUs),
-            (Ok(_), _) if !self.is_serving() => Err(Reason::NotOwner),
-            (Ok(Inbound::Tcp { source, tuple, segment }), side) => {
+            (_, Side::Cluster) => Err(Reason::NotForUs),
+            (_, _) if !self.is_serving() => Err(Reason::NotOwner),
+            (Inbound::Tcp { source, tuple, segment }, side) => {
+                let source = (!forwarded).then_some(source);
                 match self.is_ours(side, tuple.local.addr) {
                     true => self.shard.handle_tcp(
                         now,
@@ -195,17 +223,23 @@ impl Node {
                     false => Err(Reason::NotForUs),
                 }
             }
-            (Ok(Inbound::IcmpError(quote)), _) => self.shard.handle_complaint(now, &quote),
-            (Ok(inbound), side) => self.answer(side, &inbound),
+            (Inbound::IcmpError(quote), _) => self.shard.handle_complaint(now, &quote),
+            (inbound, side) => self.answer(side, &inbound),
         };
         if let Err(reason) = result {
             self.counters.count(reason);
         }
     }
 
+    /// Whether another relay sent us the frame on, so that it does not show the way back.
+    pub(crate) fn is_forwarded(&self, side: Side, frame: &[u8]) -> bool {
+        let port = self.settings.macs(side).port;
+        side != Side::Cluster && frame.first_chunk() == Some(&port.0)
+    }
+
     /// Takes in where frames for `address` go.
-    pub fn handle_neighbor(&mut self, address: IpAddress, mac: crate::frame::EthernetAddress) {
-        self.shard.handle_neighbor(address, mac);
+    pub fn handle_neighbor(&mut self, side: Side, address: IpAddress, mac: EthernetAddress) {
+        self.shard.handle_neighbor(side, address, mac);
     }
 
     /// Takes in whether an interface has a carrier.
@@ -234,8 +268,8 @@ impl Node {
             self.tell_sessions();
             self.announce(now);
         }
-        while let Some(address) = self.shard.poll_unresolved() {
-            self.commands.push_back(Command::Resolve(address));
+        while let Some((side, address)) = self.shard.poll_unresolved() {
+            self.commands.push_back(Command::Resolve(side, address));
         }
     }
 
@@ -294,7 +328,7 @@ impl Node {
     fn handle_datagram(
         &mut self,
         now: Instant,
-        source: crate::frame::EthernetAddress,
+        source: EthernetAddress,
         (from, to): (IpEndpoint, IpEndpoint),
         payload: &[u8],
     ) -> Result<(), Reason> {
@@ -335,6 +369,7 @@ impl Node {
             view: self.view.number,
             owner: crate::id::NodeId(self.view.owner),
             clock_ms: now.as_millis(),
+            ports: [self.settings.client_mac.port, self.settings.backend_mac.port],
         }
     }
 }
@@ -345,14 +380,14 @@ fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnat
     let mut seed = [0; 16];
     seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
     seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
-    Shard::new(keys, Entropy::new(seed), incarnation)
+    Shard::new(keys, Entropy::new(seed), (incarnation, settings.unit))
 }
 
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
     let cluster = &settings.cluster;
-    let me = (settings.node, incarnation);
+    let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit.index()));
     let peers = cluster.peers.iter().map(|(id, address)| {
-        Peer::new(*id, *address, Link::new(cluster.key, me, *id, cluster.heartbeat))
+        Peer::new(*id, *address, Link::new(key, me, *id, cluster.heartbeat))
     });
     Replicas::new(peers.collect())
 }

@@ -95,6 +95,11 @@ impl Counters {
         self.0[reason as usize] += 1;
     }
 
+    /// Adds what others counted.
+    pub fn add(&mut self, others: &Counters) {
+        self.0.iter_mut().zip(others.0).for_each(|(sum, more)| *sum += more);
+    }
+
     /// How many inputs were dropped for `reason`.
     pub fn get(&self, reason: Reason) -> u64 {
         self.0[reason as usize]

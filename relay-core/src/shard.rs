@@ -3,6 +3,7 @@
 mod admission;
 mod complaint;
 mod dial;
+mod hops;
 mod office;
 mod stranger;
 mod watch;
@@ -14,7 +15,7 @@ use relay_abi::peer::Message;
 use smoltcp::wire::TcpControl;
 
 use crate::canary::{Canary, breaks};
-use crate::config::{Settings, Side};
+use crate::config::{Settings, Side, Unit};
 use crate::entropy::{Entropy, TupleHash};
 use crate::flow::{Description, Effect, Effects, Flow, FlowIds, Next, Restoration, Turn};
 use crate::frame::{EthernetAddress, IpAddress, Link, TcpRepr, Tuple, emit_tcp};
@@ -53,8 +54,7 @@ pub struct Shard {
     /// Flows that had to make room, and that followers still know.
     forgotten: Vec<FlowId>,
     strangers: watch::Watch,
-    neighbors: BTreeMap<IpAddress, EthernetAddress>,
-    unresolved: BTreeSet<IpAddress>,
+    hops: hops::Hops,
     dialed: usize,
     total: u64,
     /// Bytes of all flows that backups hold as data.
@@ -94,7 +94,7 @@ impl Shard {
     pub fn new(
         (cookie_key, number_key): ([u8; 32], [u8; 32]),
         entropy: Entropy,
-        incarnation: Incarnation,
+        (incarnation, unit): (Incarnation, Unit),
     ) -> Self {
         Shard {
             flows: BTreeMap::new(),
@@ -109,14 +109,13 @@ impl Shard {
             cookies: Cookies::new(cookie_key),
             admission: admission::Admission::default(),
             entropy,
-            ids: FlowIds::new(incarnation),
+            ids: FlowIds::new(incarnation, unit),
             numbers: TupleHash::new(&number_key),
             lingering: VecDeque::new(),
             lingerers: 0,
             forgotten: Vec::new(),
             strangers: watch::Watch::default(),
-            neighbors: BTreeMap::new(),
-            unresolved: BTreeSet::new(),
+            hops: hops::Hops::default(),
             dialed: 0,
             total: 0,
             replicated: 0,
@@ -187,11 +186,12 @@ impl Shard {
         }
     }
 
-    /// Takes in a TCP segment for one of our addresses.
+    /// Takes in a TCP segment for one of our addresses, and the frame's sender, unless another relay
+    /// forwarded it.
     pub fn handle_tcp(
         &mut self,
         now: Instant,
-        (side, source): (Side, EthernetAddress),
+        (side, source): (Side, Option<EthernetAddress>),
         (tuple, segment): (&Tuple, &TcpRepr<'_>),
         settings: &Settings,
     ) -> Result<(), Reason> {
@@ -217,11 +217,13 @@ impl Shard {
         let dialing = leg.connection.phase() == Phase::SynSent;
         let result = leg.connection.handle_segment(now, segment);
         match result {
-            Ok(()) => leg.next_hop = Some(source),
+            Ok(()) => {
+                leg.next_hop =
+                    source.or(leg.next_hop).or_else(|| self.hops.toward(side, tuple.remote.addr));
+            }
             // RFC 9293 section 3.10.7.3: the peer remembers an older connection.
             Err(Reason::AckUnacceptable) if dialing => {
-                let link = Link { source: mac_of(settings, side), destination: source };
-                self.refuse(side, &link, tuple, segment);
+                self.refuse((side, source), tuple, segment, settings);
             }
             Err(_) => {}
         }
@@ -333,27 +335,6 @@ impl Shard {
         !self.dirty.is_empty()
     }
 
-    /// The next address whose MAC address is needed.
-    pub fn poll_unresolved(&mut self) -> Option<IpAddress> {
-        self.unresolved.pop_first()
-    }
-
-    /// Takes in where frames for `address` go.
-    pub fn handle_neighbor(&mut self, address: IpAddress, mac: EthernetAddress) {
-        self.neighbors.insert(address, mac);
-        let mut waiting = Vec::new();
-        for (id, slot) in &mut self.flows {
-            if let Some(leg) = slot.flow.backend_mut()
-                && leg.connection.tuple().remote.addr == address
-                && leg.next_hop.is_none()
-            {
-                leg.next_hop = Some(mac);
-                waiting.push(*id);
-            }
-        }
-        waiting.into_iter().for_each(|id| self.touch(id));
-    }
-
     /// Queues a frame that belongs to no flow; a full queue drops it, as a full ring would.
     pub fn reply(&mut self, side: Side, write: impl FnOnce(&mut [u8]) -> usize) {
         let queue = match side {
@@ -416,7 +397,7 @@ impl Shard {
         let destination = leg.next_hop?;
         let tuple = *leg.connection.tuple();
         let segment = leg.connection.poll_transmit(now)?;
-        let link = Link { source: mac_of(settings, side), destination };
+        let link = Link { source: settings.macs(side).port, destination };
         Some(emit_tcp(&link, &tuple, &segment, buf))
     }
 
@@ -440,9 +421,18 @@ impl Shard {
         }
     }
 
-    fn insert(&mut self, flow: Flow) {
+    fn insert(&mut self, mut flow: Flow) {
         let id = flow.id;
         let tuple = *flow.client.connection.tuple();
+        let hops = &mut self.hops;
+        let mut find = |side, leg: &mut crate::flow::Leg| {
+            let remote = leg.connection.tuple().remote.addr;
+            leg.next_hop = leg.next_hop.or_else(|| hops.toward(side, remote));
+        };
+        find(Side::Client, &mut flow.client);
+        if let Some(leg) = flow.backend_mut() {
+            find(Side::Backend, leg);
+        }
         if let Some((old, _)) = self.legs.insert(tuple, (id, Side::Client)) {
             self.remove(old);
             self.legs.insert(tuple, (id, Side::Client));
@@ -556,15 +546,18 @@ fn begins_anew(
     }
 }
 
-fn mac_of(settings: &Settings, side: Side) -> EthernetAddress {
-    match side {
-        Side::Client => settings.client_mac,
-        Side::Backend | Side::Cluster => settings.backend_mac,
-    }
-}
-
 fn listener_of(settings: &Settings, address: IpAddress, port: u16) -> Option<usize> {
     settings.listeners.iter().position(|l| l.port == port && l.addresses.contains(&address))
+}
+
+/// The bucket of a connection's frames to us.
+pub fn bucket_of(tuple: &Tuple) -> u32 {
+    bucket::bucket(
+        &words(tuple.remote.addr),
+        tuple.remote.port,
+        &words(tuple.local.addr),
+        tuple.local.port,
+    )
 }
 
 /// The words of an address for the bucket hash.

@@ -138,6 +138,8 @@ pub struct Council {
     pub identity: Certificate,
     /// PEM of the authority that issues the members' certificates.
     pub ca: Vec<u8>,
+    /// Units of ownership that flows are divided into; the same at every member.
+    pub units: u8,
     /// A worker that does not call the council for this long hangs.
     pub worker_timeout: Duration,
     /// Whether the control thread runs before every ordinary process.

@@ -5,10 +5,11 @@ use relay_abi::control::{
     Role, StatusReport,
 };
 use relay_core::flow::Description;
-use relay_core::node::{Node, NodeReport};
+use relay_core::node::NodeReport;
 use relay_core::replica;
 use relay_core::time::Instant;
 use relay_core::tls::Version;
+use relay_core::units::Units;
 
 use crate::clock::Clock;
 use crate::council::Reporter;
@@ -17,18 +18,18 @@ use crate::worker::Interface;
 /// The answer to one request.
 pub fn answer(
     request: &Request,
-    (node, council): (&Node, Option<&Reporter>),
+    (units, council): (&Units, Option<&Reporter>),
     (now, clock): (Instant, &Clock),
     ports: [&Interface; 3],
 ) -> Response {
     match request {
         Request::Status => {
             let council = council.map(Reporter::report).map(Box::new);
-            Response::Status(StatusReport { council, ..status(&node.report(now), clock) })
+            Response::Status(StatusReport { council, ..status(units, now, clock) })
         }
-        Request::Flows { limit } => Response::Flows(flows(node, now, *limit)),
+        Request::Flows { limit } => Response::Flows(flows(units, now, *limit)),
         Request::Counters => {
-            let mut all = counters(node, ports);
+            let mut all = counters(units, ports);
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
         }
@@ -40,7 +41,8 @@ pub fn answer(
     }
 }
 
-fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
+fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
+    let report: NodeReport = units.report(now);
     let role = match report.role {
         _ if report.isolated => Role::Isolated,
         replica::Role::Starting => Role::Starting,
@@ -48,7 +50,6 @@ fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
         replica::Role::Backup if report.in_sync => Role::Backup,
         replica::Role::Backup => Role::Learner,
     };
-    let owner = report.role == replica::Role::Owner;
     StatusReport {
         node: report.node.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,7 +66,7 @@ fn status(report: &NodeReport, clock: &Clock) -> StatusReport {
         takeover_ms: report.takeover.map(|time| time.as_secs_f64() * 1e3),
         peers: report.peers.iter().map(peer).collect(),
         owner: report.owner.map(|owner| owner.0),
-        buckets_owned: if owner { relay_abi::bucket::BUCKETS } else { 0 },
+        buckets_owned: units.buckets_owned(),
         council: None,
     }
 }
@@ -88,13 +89,13 @@ fn peer(peer: &relay_core::node::PeerReport) -> PeerReport {
     }
 }
 
-fn flows(node: &Node, now: Instant, limit: Option<usize>) -> FlowList {
+fn flows(units: &Units, now: Instant, limit: Option<usize>) -> FlowList {
     let limit = limit.unwrap_or(DEFAULT_FLOWS).min(MAX_FLOWS);
-    let backups = node.backups();
-    let owner = node.report(now).node.0;
-    let flows: Vec<_> =
-        node.flows().take(limit).map(|flow| describe(&flow, owner, &backups, now)).collect();
-    FlowList { total: node.flows().count() as u64, flows }
+    let owner = units.report(now).node.0;
+    let all = || units.nodes().iter().flat_map(|node| node.flows().map(move |flow| (node, flow)));
+    let flows = all().take(limit);
+    let flows = flows.map(|(node, flow)| describe(&flow, owner, &node.backups(), now)).collect();
+    FlowList { total: all().count() as u64, flows }
 }
 
 fn describe(flow: &Description, owner: u8, backups: &[u8], now: Instant) -> FlowReport {
@@ -123,14 +124,14 @@ fn describe(flow: &Description, owner: u8, backups: &[u8], now: Instant) -> Flow
     }
 }
 
-fn counters(node: &Node, ports: [&Interface; 3]) -> Vec<CounterReport> {
+fn counters(units: &Units, ports: [&Interface; 3]) -> Vec<CounterReport> {
     let counter = |group: &str, name: &str, value| CounterReport {
         group: group.to_owned(),
         name: name.to_owned(),
         value,
     };
     let mut all: Vec<_> =
-        node.counters().iter().map(|(name, value)| counter("dropped", name, value)).collect();
+        units.counters().iter().map(|(name, value)| counter("dropped", name, value)).collect();
     for interface in ports {
         let group = format!("xdp {}", interface.name);
         let verdicts = interface.program.counters().into_iter();

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use relay_abi::xdp::Kind;
-use relay_core::config::{Authority, Cluster, Listener, Settings};
+use relay_core::config::{Authority, Cluster, Listener, Macs, Settings};
 use relay_core::frame::{EthernetAddress, IpEndpoint};
 use relay_core::id::NodeId;
-use relay_core::node::{Node, cluster_secret};
+use relay_core::node::cluster_secret;
 use relay_core::time::Duration;
+use relay_core::unit::Unit;
+use relay_core::units::Units;
 use relay_core::{tcp, tls};
 
 use crate::clock::{Clock, WallClock};
@@ -82,22 +84,25 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     };
     // The cluster port first: a node that can be heard is not taken for dead while it starts.
     let own = vec![(config.cluster.address, Kind::Cluster(config.cluster.udp_port))];
-    let mut cluster = open(config, &config.ports.cluster, own)?;
-    let mut client = open(config, &config.ports.client, service(|l| &l.addresses))?;
-    let mut backend = open(config, &config.ports.backend, service(|l| &l.snat))?;
+    let mut cluster = open(config, &config.ports.cluster, (own, None))?;
+    let to_clients = (service(|l| &l.addresses), Some(config.virtual_mac.client));
+    let mut client = open(config, &config.ports.client, to_clients)?;
+    let to_backends = (service(|l| &l.snat), Some(config.virtual_mac.backend));
+    let mut backend = open(config, &config.ports.backend, to_backends)?;
     let drops = log_drops([&mut client, &mut backend, &mut cluster])?;
 
     let settings = settings(config, [&client, &backend, &cluster], listeners);
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
-    let node = Node::new(settings, seed, clock.now());
-    let life = (NodeId(config.node.id), node.incarnation());
+    let count = config.cluster.council.as_ref().map_or(1, |council| council.units);
+    let units = Units::new(settings, count, seed, clock.now());
+    let life = (NodeId(config.node.id), units.incarnation());
     let views = config.cluster.council.as_ref();
     let views = views.map(|council| council::start(council, life)).transpose()?;
     let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
     let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
     let control = ControlServer::start(&config.node.control, sender)?;
-    let worker = Worker::new(node, [client, backend, cluster], neighbors, queries, clock);
+    let worker = Worker::new(units, [client, backend, cluster], neighbors, queries, clock);
     let worker = worker.with_mode(config.ports.mode == PortMode::Busy).with_views(views);
     Ok(Relay { worker, control, drops })
 }
@@ -114,12 +119,15 @@ fn log_drops(interfaces: [&mut Interface; 3]) -> Result<Option<DropLogger>, Star
 fn open(
     config: &Config,
     interface: &str,
-    addresses: Vec<(IpAddr, Kind)>,
+    (addresses, cluster_mac): (Vec<(IpAddr, Kind)>, Option<[u8; 6]>),
 ) -> Result<Interface, StartError> {
     let name = || interface.to_owned();
     let lease = config.cluster.timeout / 2;
     let log_drops = tracing::enabled!(target: xdp::LOG_TARGET, tracing::Level::DEBUG);
-    let settings = xdp::Settings { self_node: config.node.id, lease, addresses, log_drops };
+    // What is wrong with the interface is said when the program is loaded.
+    let own_mac = port::mac_of(interface).unwrap_or_default();
+    let macs = [cluster_mac.unwrap_or(own_mac), own_mac];
+    let settings = xdp::Settings { self_node: config.node.id, lease, addresses, macs, log_drops };
     let mut program = Program::load(interface, &settings)
         .map_err(|cause| StartError::Xdp { interface: name(), cause: cause.into() })?;
     let mode = match config.ports.mode {
@@ -138,6 +146,10 @@ fn settings(
     listeners: Vec<Listener>,
 ) -> Settings {
     let limits = &config.limits;
+    let macs = |cluster: [u8; 6], interface: &Interface| Macs {
+        cluster: EthernetAddress(cluster),
+        port: EthernetAddress(interface.port.mac()),
+    };
     let tcp = |port: &XskPort| tcp::Config {
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
         receive_buffer: limits.receive_buffer,
@@ -163,8 +175,9 @@ fn settings(
                 None => Authority::Silence,
             },
         },
-        client_mac: EthernetAddress(config.virtual_mac.client),
-        backend_mac: EthernetAddress(config.virtual_mac.backend),
+        unit: Unit::WHOLE,
+        client_mac: macs(config.virtual_mac.client, client),
+        backend_mac: macs(config.virtual_mac.backend, backend),
         listeners,
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),

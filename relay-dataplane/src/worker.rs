@@ -1,17 +1,20 @@
 //! The worker: one pinned thread that drains the rings, runs the node and fills the rings.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use relay_abi::control::{Request, Response};
+use relay_abi::bucket::BUCKETS;
 use relay_abi::xdp::NOBODY;
-use relay_core::config::Side;
+use relay_core::config::{Side, Unit};
 use relay_core::frame::EthernetAddress;
 use relay_core::id::NodeId;
-use relay_core::node::{Command, Node};
+use relay_core::node::Command;
 use relay_core::time::Instant;
+use relay_core::units::Units;
 use relay_views::Command as Proposal;
 use relay_views::source::ViewSource;
 
@@ -44,7 +47,9 @@ pub struct Interface {
 
 /// The byte path and everything that it is asked.
 pub struct Worker {
-    node: Node,
+    units: Units,
+    /// The other relays' ports toward clients and backends, as the programs were told.
+    ports: BTreeMap<NodeId, [EthernetAddress; 2]>,
     client: Interface,
     backend: Interface,
     cluster: Interface,
@@ -54,19 +59,33 @@ pub struct Worker {
     busy: bool,
     was: Option<relay_core::replica::Role>,
     views: Option<Views>,
+    /// The cluster was founded with another number of units; the operator was told.
+    disagrees: bool,
 }
 
 impl Worker {
     /// A worker over the client's, the backend's and the cluster's interface.
     pub fn new(
-        node: Node,
+        units: Units,
         [client, backend, cluster]: [Interface; 3],
         neighbors: Neighbors,
         queries: Receiver<Query>,
         clock: Clock,
     ) -> Self {
-        let (busy, was, views) = (false, None, None);
-        Worker { node, client, backend, cluster, neighbors, queries, clock, busy, was, views }
+        Worker {
+            units,
+            ports: BTreeMap::new(),
+            client,
+            backend,
+            cluster,
+            neighbors,
+            queries,
+            clock,
+            busy: false,
+            was: None,
+            views: None,
+            disagrees: false,
+        }
     }
 
     /// Follows the views of a council, which takes that for the worker's sign of life.
@@ -90,7 +109,7 @@ impl Worker {
             let received = self.receive(now);
             self.answer(now);
             self.follow_views(now);
-            self.node.turn(now);
+            self.units.turn(now);
             self.obey(now);
             // Before anything leaves: a peer on the same machine answers while it is being sent.
             self.renew_lease();
@@ -112,11 +131,11 @@ impl Worker {
             (Side::Backend, &mut self.backend),
         ];
         for (side, interface) in interfaces {
-            self.node.handle_carrier(now, side, interface.port.has_carrier());
+            self.units.handle_carrier(now, side, interface.port.has_carrier());
             for _ in 0..BATCHES_MAX {
-                let node = &mut self.node;
+                let units = &mut self.units;
                 let count =
-                    interface.port.receive(&mut |frame| node.handle_frame(now, side, frame));
+                    interface.port.receive(&mut |frame| units.handle_frame(now, side, frame));
                 total += count;
                 if count < BATCH {
                     break;
@@ -128,7 +147,7 @@ impl Worker {
 
     /// An owner that is asked to end is drained first: nobody has to find out that it is gone.
     fn has_left(&mut self, now: Instant, since: &mut Option<Instant>) -> bool {
-        let report = self.node.report(now);
+        let report = self.units.report(now);
         let owns = report.role == relay_core::replica::Role::Owner;
         let Some(views) = self.views.as_mut().filter(|_| owns && report.in_sync) else {
             return true;
@@ -143,23 +162,31 @@ impl Worker {
 
     fn follow_views(&mut self, now: Instant) {
         let Some(views) = &mut self.views else { return };
-        if let Some(view) = views.next_view(since_epoch(now)) {
-            self.node.handle_view(now, &view);
+        if let Some(view) = views.next_view(since_epoch(now))
+            && let Err(units) = self.units.handle_view(now, &view)
+            && !std::mem::replace(&mut self.disagrees, true)
+        {
+            tracing::error!(
+                "the cluster was founded with {units} units, this node's configuration names {}: \
+                 it takes no part. Remedy: cluster.council.units = {units}",
+                self.units.nodes().len()
+            );
         }
-        if views.is_vouched() {
-            self.node.handle_lease(now);
+        if views.is_vouched() && !self.disagrees {
+            self.units.handle_lease(now);
         }
     }
 
     fn answer(&mut self, now: Instant) {
         while let Some(resolved) = self.neighbors.try_recv() {
-            let mac = EthernetAddress(resolved.mac);
-            self.node.handle_neighbor(resolved.ip.into(), mac);
+            let is_client = resolved.interface == self.client.name;
+            let side = if is_client { Side::Client } else { Side::Backend };
+            self.units.handle_neighbor(side, resolved.ip.into(), EthernetAddress(resolved.mac));
         }
         while let Ok(query) = self.queries.try_recv() {
             let ports = [&self.client, &self.backend, &self.cluster];
             let council = self.views.as_ref().map(Views::reporter);
-            let about = (&self.node, council.as_ref());
+            let about = (&self.units, council.as_ref());
             let response = match (change(&query.request), &mut self.views) {
                 (Some(command), Some(views)) => {
                     views.propose(since_epoch(now), command);
@@ -173,18 +200,9 @@ impl Worker {
     }
 
     fn obey(&mut self, now: Instant) {
-        while let Some(command) = self.node.poll_command() {
+        while let Some(command) = self.units.poll_command() {
             match command {
-                Command::Own(own) => {
-                    for interface in [&mut self.client, &mut self.backend] {
-                        let owner = if own { interface.node } else { NOBODY };
-                        interface.program.set_owner_all(owner);
-                        interface.program.set_holds_mac(own);
-                        if !own {
-                            interface.program.revoke_lease();
-                        }
-                    }
-                }
+                Command::Steer => self.steer(),
                 Command::Propose(command) => {
                     if let Some(views) = &mut self.views {
                         views.propose(since_epoch(now), command);
@@ -195,9 +213,44 @@ impl Worker {
                         views.suspect(since_epoch(now), silent);
                     }
                 }
-                Command::Resolve(address) => {
+                Command::Resolve(side, address) => {
+                    let interface = match side {
+                        Side::Client => &self.client.name,
+                        Side::Backend | Side::Cluster => &self.backend.name,
+                    };
                     // A full queue takes none: the next flow to this address asks again.
-                    self.neighbors.request(address.into(), &self.backend.name);
+                    self.neighbors.request(address.into(), interface);
+                }
+            }
+        }
+        self.learn_ports();
+    }
+
+    /// Tells the programs whose the buckets are.
+    fn steer(&mut self) {
+        let node_or_nobody = |node: Option<NodeId>| node.map_or(NOBODY, |node| node.0);
+        let units: Vec<u8> = self.units.steering().map(node_or_nobody).collect();
+        let mut owners = [NOBODY; BUCKETS as usize];
+        for (bucket, owner) in (0..).zip(&mut owners) {
+            *owner = units[Unit::of(bucket, units.len())];
+        }
+        let holds = self.units.holds_addresses();
+        for interface in [&mut self.client, &mut self.backend] {
+            interface.program.set_owners(&owners);
+            interface.program.set_holds_mac(holds);
+            if !units.contains(&interface.node) {
+                interface.program.revoke_lease();
+            }
+        }
+    }
+
+    /// Tells the programs where frames of other relays' flows go.
+    fn learn_ports(&mut self) {
+        for node in self.units.peers() {
+            let Some(ports) = self.units.ports_of(node) else { continue };
+            if self.ports.insert(node, ports) != Some(ports) {
+                for (interface, port) in [&self.client, &self.backend].into_iter().zip(ports) {
+                    interface.program.set_port(node.0, port.0);
                 }
             }
         }
@@ -212,9 +265,9 @@ impl Worker {
             (Side::Backend, &mut self.backend),
         ];
         for (side, interface) in interfaces {
-            let (node, mut empty) = (&mut self.node, false);
+            let (units, mut empty) = (&mut self.units, false);
             interface.port.transmit(&mut |buf| {
-                let length = node.poll_transmit(now, side, buf);
+                let length = units.poll_transmit(now, side, buf);
                 empty = length.is_none();
                 length
             });
@@ -226,14 +279,14 @@ impl Worker {
 
     /// Only a turn that has come this far lets the XDP program give us more.
     fn renew_lease(&mut self) {
-        if self.node.is_serving() {
+        if self.units.is_serving() {
             self.client.program.renew_lease();
             self.backend.program.renew_lease();
         }
     }
 
     fn wait(&self, now: Instant, sent_all: bool) {
-        let until = self.node.poll_timeout().map_or(Duration::ZERO, |at| at - now);
+        let until = self.units.poll_timeout().map_or(Duration::ZERO, |at| at - now);
         let limit = if sent_all { until } else { until.min(RING_FULL_WAIT) };
         if !limit.is_zero() {
             let ports: [&dyn Port; 3] = [&self.cluster.port, &self.client.port, &self.backend.port];
@@ -243,10 +296,10 @@ impl Worker {
     }
 
     fn log_role(&mut self, now: Instant) {
-        let role = self.node.role();
+        let role = self.units.role();
         if self.was != Some(role) {
             self.was = Some(role);
-            let report = self.node.report(now);
+            let report = self.units.report(now);
             tracing::info!(
                 ?role,
                 term = report.term,

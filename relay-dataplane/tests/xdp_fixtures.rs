@@ -59,6 +59,31 @@ fn ownership_is_by_the_bucket_of_the_4_tuple() {
     }
 }
 
+/// Frames of other nodes' flows go on to them, once, and only from the node that was meant.
+#[test]
+fn frames_of_other_nodes_are_forwarded_once() {
+    let mut bench = Bench::new(LONG);
+    bench.program.set_owner_all(SELF + 1);
+    for frame in [tcp4(VIP, 40_000, 443), tcp6(VIP6, 40_000, 443)] {
+        let mut frame = frame;
+        frame[..6].copy_from_slice(&CLUSTER_MAC);
+        bench.program.set_holds_mac(true);
+        bench.expect(&frame, Reason::NotOwner, DROP);
+        bench.program.set_port(SELF + 1, OTHER_MAC);
+        bench.expect(&frame, Reason::Forwarded, TX);
+        let (_, sent) = bench.program.test_run_on(&frame).expect("run");
+        let mut wanted = frame.clone();
+        wanted[..6].copy_from_slice(&OTHER_MAC);
+        wanted[6..12].copy_from_slice(&PORT_MAC);
+        assert_eq!(sent, wanted);
+        // Not to the cluster: it was forwarded already, or a switch does not know better.
+        bench.expect(&wanted, Reason::NotOwner, DROP);
+        bench.program.set_holds_mac(false);
+        bench.expect(&frame, Reason::NotOwner, DROP);
+        bench.program.set_port(SELF + 1, [0; 6]);
+    }
+}
+
 #[test]
 fn without_a_lease_nothing_is_taken_in() {
     let mut bench = Bench::new(LONG);
@@ -488,7 +513,7 @@ fn settings(lease: Duration) -> Settings {
         (NODE.into(), Kind::Cluster(CLUSTER_PORT)),
         (NODE6.into(), Kind::Cluster(CLUSTER_PORT)),
     ];
-    Settings { self_node: SELF, lease, addresses, log_drops: false }
+    Settings { self_node: SELF, lease, addresses, macs: [CLUSTER_MAC, PORT_MAC], log_drops: false }
 }
 
 /// xorshift64.

@@ -31,7 +31,7 @@ pub fn inspect_v4(packet: &Packet, at: usize) -> Option<Reason> {
         v4::ECHO_REQUEST => Some(steer::by_mac(Reason::Echo)),
         v4::UNREACHABLE | v4::TIME_EXCEEDED | v4::PARAMETER_PROBLEM => {
             let bucket = ipv4::quoted_bucket(packet, at + HEADER_LEN)?;
-            Some(steer::by_bucket(bucket, Reason::IcmpError))
+            Some(steer::by_bucket(packet, bucket, Reason::IcmpError))
         }
         _ => Some(Reason::UnsupportedProtocol),
     }
@@ -44,7 +44,7 @@ pub fn inspect_v6(packet: &Packet, at: usize) -> Option<Reason> {
         v6::ECHO_REQUEST => Some(steer::by_mac(Reason::Echo)),
         v6::UNREACHABLE | v6::PACKET_TOO_BIG | v6::TIME_EXCEEDED | v6::PARAMETER_PROBLEM => {
             let bucket = ipv6::quoted_bucket(packet, at + HEADER_LEN)?;
-            Some(steer::by_bucket(bucket, Reason::IcmpError))
+            Some(steer::by_bucket(packet, bucket, Reason::IcmpError))
         }
         _ => Some(Reason::UnsupportedProtocol),
     }

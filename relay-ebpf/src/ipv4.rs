@@ -95,7 +95,7 @@ fn service(packet: &Packet, header: &Header) -> Option<Reason> {
             let destination_port = packet.read_u16(payload + 2)?;
             let (source, destination) = (bucket::v4(header.source), bucket::v4(header.destination));
             let bucket = bucket::bucket(&source, source_port, &destination, destination_port);
-            Some(steer::by_bucket(bucket, Reason::Service))
+            Some(steer::by_bucket(packet, bucket, Reason::Service))
         }
         ICMP => icmp::inspect_v4(packet, payload),
         _ => Some(Reason::UnsupportedProtocol),

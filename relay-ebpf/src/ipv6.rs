@@ -111,7 +111,7 @@ fn service(packet: &Packet, header: &Header) -> Option<Reason> {
             let (source, destination) =
                 (bucket::v6(&header.source), bucket::v6(&header.destination));
             let bucket = bucket::bucket(&source, source_port, &destination, destination_port);
-            Some(steer::by_bucket(bucket, Reason::Service))
+            Some(steer::by_bucket(packet, bucket, Reason::Service))
         }
         ICMPV6 => icmp::inspect_v6(packet, payload),
         FRAGMENT => Some(Reason::Fragment),

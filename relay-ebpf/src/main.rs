@@ -30,14 +30,14 @@ pub fn relay(ctx: XdpContext) -> u32 {
         | Reason::IcmpError
         | Reason::Neighbor
         | Reason::Service) => to_socket(&ctx, reason),
-        // The place from which frames of other nodes' buckets can be forwarded to their owner.
-        Reason::NotOwner => (Reason::NotOwner, xdp_action::XDP_DROP),
+        Reason::Forwarded => (Reason::Forwarded, xdp_action::XDP_TX),
         reason @ (Reason::ExtensionHeader
         | Reason::Fragment
         | Reason::LeaseExpired
         | Reason::MacNotHeld
         | Reason::Malformed
         | Reason::NoSocket
+        | Reason::NotOwner
         | Reason::Tagged
         | Reason::UnsupportedProtocol) => (reason, xdp_action::XDP_DROP),
     };

@@ -8,8 +8,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use relay_abi::xdp::{
-    AddressKey, Kind, MAX_ADDRESSES, MAX_QUEUES, NOBODY, OWNER_SLOTS, REASONS, Reason, config,
-    control, lease_holds, owner_slot,
+    AddressKey, Kind, MAX_ADDRESSES, MAX_NODES, MAX_QUEUES, NOBODY, OWNER_SLOTS, REASONS, Reason,
+    config, control, lease_holds, owner_slot, word_to_mac,
 };
 
 /// The loader maps this array into its memory (BPF_F_MMAPABLE).
@@ -24,6 +24,8 @@ static CONTROL: Array<u64> = Array::with_max_entries(control::WORDS, MAPPED);
 #[map]
 static OWNERS: Array<u8> = Array::with_max_entries(OWNER_SLOTS, MAPPED);
 #[map]
+static PORTS: Array<u64> = Array::with_max_entries(MAX_NODES, MAPPED);
+#[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(REASONS, 0);
 #[map]
 static XSKS: XskMap = XskMap::with_max_entries(MAX_QUEUES, 0);
@@ -36,17 +38,45 @@ pub fn kind(address: &AddressKey) -> Option<Kind> {
     unsafe { ADDRESSES.get(address) }.map(|word| Kind::from_word(*word))
 }
 
-/// Whether this node owns `bucket`.
+/// The owner of `bucket`; [`NOBODY`] if it has none.
 #[inline(always)]
-pub fn owns(bucket: u32) -> bool {
+pub fn owner(bucket: u32) -> u8 {
     let slot = owner_slot(control_word(control::OWNER_HALF), bucket);
-    let owner = match OWNERS.get_ptr(slot) {
+    match OWNERS.get_ptr(slot) {
         // SAFETY: a pointer that the kernel returned for a slot within the array. Volatile,
         // because the loader stores to it at the same time.
         Some(owner) => unsafe { core::ptr::read_volatile(owner) },
         None => NOBODY,
+    }
+}
+
+/// Whether `node` is this one.
+#[inline(always)]
+pub fn is_self(node: u8) -> bool {
+    config_word(config::SELF_NODE) == node as u64
+}
+
+/// The MAC address of `node`'s port on this network, if it is known.
+#[inline(always)]
+pub fn port_of(node: u8) -> Option<[u8; 6]> {
+    let word = match PORTS.get_ptr(node as u32) {
+        // SAFETY: as in `owner`.
+        Some(word) => unsafe { core::ptr::read_volatile(word) },
+        None => 0,
     };
-    owner != NOBODY && config_word(config::SELF_NODE) == owner as u64
+    if word == 0 { None } else { Some(word_to_mac(word)) }
+}
+
+/// The cluster's MAC address on this network.
+#[inline(always)]
+pub fn cluster_mac() -> [u8; 6] {
+    word_to_mac(config_word(config::CLUSTER_MAC))
+}
+
+/// The MAC address of this port.
+#[inline(always)]
+pub fn own_mac() -> [u8; 6] {
+    word_to_mac(config_word(config::PORT_MAC))
 }
 
 /// Whether this node answers for the service addresses.
@@ -89,7 +119,7 @@ fn config_word(index: u32) -> u64 {
 #[inline(always)]
 fn control_word(index: u32) -> u64 {
     match CONTROL.get_ptr(index) {
-        // SAFETY: as in `owns`.
+        // SAFETY: as in `owner`.
         Some(word) => unsafe { core::ptr::read_volatile(word) },
         None => 0,
     }

@@ -1,4 +1,4 @@
-//! Bounds-checked reads from the frame. Every access to packet memory is here.
+//! Bounds-checked access to the frame. Every access to packet memory is here.
 
 use aya_ebpf::programs::XdpContext;
 
@@ -24,6 +24,18 @@ impl Packet {
         // SAFETY: the N bytes from `from` lie within the frame, as was just compared; the
         // verifier proves the same.
         Some(unsafe { core::ptr::read_unaligned(from as *const [u8; N]) })
+    }
+
+    /// Puts `bytes` at offset `at`; false if the frame does not reach so far.
+    #[inline(always)]
+    pub fn write<const N: usize>(&self, at: usize, bytes: [u8; N]) -> bool {
+        let from = self.start + at;
+        if from + N > self.end {
+            return false;
+        }
+        // SAFETY: as in `read`; nobody else accesses the frame while the program runs.
+        unsafe { core::ptr::write_unaligned(from as *mut [u8; N], bytes) };
+        true
     }
 
     /// The 16-bit number in network byte order at offset `at`.

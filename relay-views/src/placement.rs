@@ -4,9 +4,11 @@
 //! comes takes only what it wins, a node that goes leaves only what it had. Integers only: every
 //! voter has to come to the same result.
 
+use std::collections::BTreeMap;
+
 use crate::id::{NodeId, NodeSet};
 use crate::random::mix;
-use crate::view::{State, View};
+use crate::view::{Bucket, State, View};
 
 /// Fractional bits of [`cost`]'s logarithm.
 const LOG_BITS: u32 = 24;
@@ -71,28 +73,83 @@ impl Field {
 }
 
 /// At most `max` moves that bring buckets nearer to where they should be: away from draining
-/// nodes first, then to those that have less than their share. Only members in sync can be moved
-/// to, and buckets that are on their way already count against `max`.
+/// nodes first, then from nodes that have more than their share to those that have less. Only
+/// members in sync can be moved to, and buckets that are on their way already count against `max`.
+///
+/// Nothing moves between nodes whose shares are right up to one bucket: who owned a bucket before
+/// an outage does not get it back for that.
 pub fn rebalance(view: &View, max: usize) -> Vec<Move> {
     let field = Field::new(view);
     let settled = view.relays(|state| state == State::Live);
     let welcome = view.relays(|state| matches!(state, State::Live | State::Joining));
     let draining = view.relays(|state| state == State::Draining);
+    let mut shares = Shares::new(view, welcome);
     let under_way = view.buckets.iter().filter(|bucket| bucket.heir.is_some()).count();
-    let moves = (0..).zip(&view.buckets).filter_map(|(index, bucket)| {
+    let mut plan = |leaving: bool, (index, bucket): (u16, &Bucket)| {
         let from = bucket.owner.filter(|_| bucket.heir.is_none())?;
-        let leaves = draining.contains(from);
-        let able = bucket.in_sync.intersection(welcome);
-        let to = match leaves {
+        if !view.alive().contains(from) || draining.contains(from) != leaving {
+            return None;
+        }
+        let able = bucket.in_sync.intersection(welcome).without(from);
+        let to = match leaving {
             true => field.first(index, able)?,
-            false => field.first(index, settled).filter(|to| able.contains(*to))?,
+            false => field.first(index, shares.heirs(from, able.intersection(settled)))?,
         };
-        let wanted = to != from && view.alive().contains(from);
-        wanted.then_some((!leaves, Move { bucket: index, from, to }))
-    });
-    let mut moves: Vec<_> = moves.collect();
-    moves.sort_by_key(|(stays, planned)| (*stays, planned.bucket));
-    moves.into_iter().map(|(_, planned)| planned).take(max.saturating_sub(under_way)).collect()
+        shares.move_one(from, to);
+        Some(Move { bucket: index, from, to })
+    };
+    let mut moves = Vec::new();
+    for leaving in [true, false] {
+        let buckets = (0..).zip(&view.buckets);
+        moves.extend(buckets.filter_map(|bucket| plan(leaving, bucket)));
+    }
+    moves.truncate(max.saturating_sub(under_way));
+    moves
+}
+
+/// How many buckets nodes have, and how many they are due.
+struct Shares {
+    owned: BTreeMap<NodeId, u64>,
+    /// The due share, rounded down and up.
+    due: BTreeMap<NodeId, (u64, u64)>,
+}
+
+impl Shares {
+    /// Among `welcome`. A bucket that is on its way is its heir's already.
+    fn new(view: &View, welcome: NodeSet) -> Self {
+        let mut owned = BTreeMap::new();
+        for owner in view.buckets.iter().filter_map(|bucket| bucket.heir.or(bucket.owner)) {
+            *owned.entry(owner).or_default() += 1;
+        }
+        let members = view.members.iter().filter(|(node, _)| welcome.contains(**node));
+        let weights = members.map(|(node, member)| (*node, u64::from(member.weight)));
+        let weights: BTreeMap<NodeId, u64> = weights.collect();
+        let (sum, all) = (weights.values().sum::<u64>().max(1), view.buckets.len() as u64);
+        let due = |weight: u64| (all * weight / sum, (all * weight).div_ceil(sum));
+        let due = weights.into_iter().map(|(node, weight)| (node, due(weight))).collect();
+        Shares { owned, due }
+    }
+
+    fn owned(&self, node: NodeId) -> u64 {
+        self.owned.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Those of `able` to which a bucket of `from` should move.
+    fn heirs(&self, from: NodeId, able: NodeSet) -> NodeSet {
+        let (floor, ceiling) = self.due.get(&from).copied().unwrap_or((0, 0));
+        let has = self.owned(from);
+        let lacks = |node: &NodeId| {
+            let (least, most) = self.due.get(node).copied().unwrap_or((0, 0));
+            let owned = self.owned(*node);
+            has > ceiling && owned < most || has > floor && owned < least
+        };
+        able.iter().filter(lacks).collect()
+    }
+
+    fn move_one(&mut self, from: NodeId, to: NodeId) {
+        *self.owned.entry(from).or_default() -= 1;
+        *self.owned.entry(to).or_default() += 1;
+    }
 }
 
 /// `-log2(u) / weight` of a draw `u` from (0, 1): exponentially distributed with rate `weight`, so

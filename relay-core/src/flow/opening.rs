@@ -57,13 +57,13 @@ impl Flow {
         id: FlowId,
         listener: usize,
         client: Connection,
-        next_hop: EthernetAddress,
+        next_hop: Option<EthernetAddress>,
         (now, handshake): (Instant, Handshake),
     ) -> Self {
         Flow {
             id,
             listener,
-            client: Leg { connection: client, next_hop: Some(next_hop) },
+            client: Leg { connection: client, next_hop },
             stage: Stage::Handshaking(Box::new(Handshaking::new(handshake, now))),
             created_ms: now.as_millis(),
         }
@@ -312,9 +312,9 @@ impl Handshaking {
 pub struct FlowIds(u64);
 
 impl FlowIds {
-    /// Ids of one incarnation.
-    pub fn new(incarnation: crate::id::Incarnation) -> Self {
-        FlowIds(incarnation.0 << 32)
+    /// Ids of one incarnation and unit.
+    pub fn new(incarnation: crate::id::Incarnation, unit: crate::unit::Unit) -> Self {
+        FlowIds(incarnation.0 << 32 | u64::from(unit.index()) << 26)
     }
 
     /// The next id.

@@ -274,7 +274,8 @@ fn waking_mark(mark: &WireMark, limit: u64) -> Option<Mark> {
 }
 
 fn leg(connection: Connection, leg: &WireLeg) -> Leg {
-    Leg { connection, next_hop: Some(EthernetAddress(leg.next_hop)) }
+    let next_hop = Some(EthernetAddress(leg.next_hop));
+    Leg { connection, next_hop: next_hop.filter(|hop| *hop != EthernetAddress::BROADCAST) }
 }
 
 pub(super) fn wire_leg(leg: &Leg) -> WireLeg {

@@ -1,7 +1,7 @@
 //! Who owns the flows, by views that consensus has committed (rules 1 to 5, 17 and 19). A node obeys
 //! the newest view that it was shown, and proposes what it needs; it decides nothing.
 //!
-//! Ownership is one unit as yet: the view's first bucket stands for all flows.
+//! A node is about one unit of ownership, for which one bucket of the view stands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use std::sync::Arc;
 use relay_abi::peer::{self as abi, Message};
 use relay_views::id::NodeSet;
 use relay_views::view::{Bucket, State};
-use relay_views::{Command as Proposal, View};
+use relay_views::{Command as Proposal, View, placement};
 
 use super::membership::Reading;
 use super::{Command, Node};
 use crate::canary::{Canary, breaks};
 use crate::id::{Incarnation, NodeId};
+use crate::unit::Unit;
 use crate::replica::{Author, Event, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
-/// The bucket that stands for all.
-const ALL: u16 = 0;
-
 /// The same proposal is repeated after this many heartbeats: it may have been lost.
 const REPEAT_HEARTBEATS: u32 = 10;
+
+/// Units that are handed over at a time.
+const MOVES_MAX: usize = 4;
 
 /// Proposals that are remembered, so as not to repeat them at once.
 const ASKED_MAX: usize = 16;
@@ -36,11 +37,13 @@ pub(super) struct Agreed {
     suspected: (NodeSet, Instant),
     /// This node had itself drained since it cannot serve.
     retreated: bool,
+    /// To whom the unit should be handed over, by the view that is known.
+    planned: Option<NodeId>,
 }
 
 impl Agreed {
-    fn bucket(&self) -> Option<&Bucket> {
-        self.view.as_ref()?.bucket(ALL.into())
+    fn bucket(&self, unit: Unit) -> Option<&Bucket> {
+        self.view.as_ref()?.bucket(unit.index().into())
     }
 
     /// The life of `node` that the view is about, if it is alive.
@@ -54,12 +57,16 @@ impl Node {
     /// Takes in a view, if it is newer than the one that is known. Views in between may be missing.
     pub fn handle_view(&mut self, now: Instant, view: &Arc<View>) {
         let known = self.agreed.view.as_ref().map(|known| known.number);
-        let Some(bucket) = view.bucket(ALL.into()).copied() else { return };
+        let Some(bucket) = view.bucket(self.settings.unit.index().into()).copied() else { return };
         if known.is_some_and(|known| known >= view.number) {
             return;
         }
-        self.agreed.view = Some(Arc::clone(view));
         let me = self.settings.node;
+        let unit = self.settings.unit.index().into();
+        let planned = placement::rebalance(view, MOVES_MAX).into_iter();
+        let ours = planned.filter(|planned| planned.bucket == unit && planned.from == me);
+        self.agreed.planned = ours.map(|planned| planned.to).next();
+        self.agreed.view = Some(Arc::clone(view));
         let is_me = view.members.get(&me).is_some_and(|m| m.incarnation == self.incarnation);
         let lives = is_me && view.names(me, self.incarnation);
         // A dead member in a set in sync: all of them are dead, and who comes back goes on.
@@ -107,6 +114,9 @@ impl Node {
         }
         self.promised = next.term;
         if !owns {
+            if next.owner != self.view.owner {
+                self.commands.push_back(Command::Steer);
+            }
             self.view = next;
             self.role = if lives { Role::Backup } else { Role::Starting };
             return;
@@ -136,7 +146,7 @@ impl Node {
             peer.put_out();
         }
         self.announce_at.clear();
-        self.commands.push_back(Command::Own(false));
+        self.commands.push_back(Command::Steer);
     }
 
     /// Only a committed view makes the gates fewer (rule 4).
@@ -188,7 +198,7 @@ impl Node {
 
     /// Whether the view wants the owner to teach this life of `peer`.
     pub(super) fn is_learner(&self, peer: &Peer) -> bool {
-        let bucket = self.agreed.bucket();
+        let bucket = self.agreed.bucket(self.settings.unit);
         let wanted = bucket.is_some_and(|bucket| bucket.learners.contains(peer.id));
         wanted
             && peer.link.incarnation().is_some()
@@ -250,12 +260,14 @@ impl Node {
     /// Planned: whoever is in sync has everything that was ever released, so that it can go on at
     /// any time.
     fn hand_over(&mut self, now: Instant) {
-        let (Some(view), Some(bucket)) = (self.agreed.view.clone(), self.agreed.bucket().copied())
+        let unit = self.settings.unit;
+        let (Some(view), Some(bucket)) =
+            (self.agreed.view.clone(), self.agreed.bucket(unit).copied())
         else {
             return;
         };
         let me = self.settings.node;
-        let (seen, buckets) = (view.number, vec![ALL]);
+        let (seen, buckets) = (view.number, vec![unit.index().into()]);
         if let Some(heir) = bucket.heir {
             if self.has_everything(heir) {
                 let from = (me, self.incarnation);
@@ -263,10 +275,8 @@ impl Node {
             }
             return;
         }
-        let leaves = view.members.get(&me).is_some_and(|member| member.state == State::Draining);
-        let welcome = view.relays(|state| matches!(state, State::Live | State::Joining));
-        let mut heirs = bucket.in_sync.intersection(welcome).without(me).iter();
-        if let Some(to) = heirs.find(|heir| self.has_everything(*heir)).filter(|_| leaves) {
+        let planned = self.agreed.planned.filter(|to| self.has_everything(*to));
+        if let Some(to) = planned {
             self.ask(now, Proposal::HandOver { seen, buckets, to });
         }
     }
@@ -287,7 +297,7 @@ impl Node {
         let (Some(view), Some(life)) = (&self.agreed.view, peer.link.incarnation()) else { return };
         let promotion = Proposal::Promote {
             seen: view.number,
-            buckets: vec![ALL],
+            buckets: vec![self.settings.unit.index().into()],
             owner: (self.settings.node, self.incarnation),
             learner: (peer.id, life),
         };

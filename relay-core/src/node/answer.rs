@@ -27,7 +27,7 @@ impl Node {
     }
 
     pub(super) fn answer(&mut self, side: Side, inbound: &Inbound<'_>) -> Result<(), Reason> {
-        let mac = self.mac(side);
+        let mac = self.settings.macs(side).cluster;
         match inbound {
             Inbound::ArpRequest { source, sender, target } => {
                 self.demand(side, IpAddress::Ipv4(*target))?;
@@ -62,6 +62,9 @@ impl Node {
 
     /// Moves the switches' entries for the cluster's MAC addresses to this node's ports.
     pub(super) fn announce(&mut self, now: Instant) {
+        if !self.settings.unit.holds_addresses() {
+            return;
+        }
         // A former owner that was not told yet must not take the addresses back (rule 17).
         if !self.has_lease() || self.announce_at.front().is_none_or(|at| *at > now) {
             return;
@@ -71,7 +74,7 @@ impl Node {
             self.announce_at.push_back(now + ANNOUNCEMENT_INTERVAL);
         }
         for side in [Side::Client, Side::Backend] {
-            let mac = self.mac(side);
+            let mac = self.settings.macs(side).cluster;
             let mut addresses: Vec<IpAddress> = Vec::new();
             for listener in &self.settings.listeners {
                 let own = match side {
@@ -91,14 +94,6 @@ impl Node {
                     }
                 });
             }
-        }
-    }
-
-    fn mac(&self, side: Side) -> EthernetAddress {
-        match side {
-            Side::Client => self.settings.client_mac,
-            Side::Backend => self.settings.backend_mac,
-            Side::Cluster => self.settings.cluster.mac,
         }
     }
 }

@@ -229,8 +229,10 @@ impl Node {
             };
         }
         self.replicas.push(None, &Message::View(self.view.clone()));
-        self.announce_at = ANNOUNCEMENTS.iter().map(|after| now + *after).collect();
-        self.commands.push_back(Command::Own(true));
+        if self.settings.unit.holds_addresses() {
+            self.announce_at = ANNOUNCEMENTS.iter().map(|after| now + *after).collect();
+        }
+        self.commands.push_back(Command::Steer);
     }
 
     fn watch_backups(&mut self, now: Instant) {

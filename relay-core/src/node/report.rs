@@ -4,6 +4,7 @@ use relay_abi::peer::View;
 
 use super::Node;
 use crate::flow::Description;
+use crate::frame::EthernetAddress;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Counters;
 use crate::replica::{Role, Shadow, Shadows, Standing, Status};
@@ -24,6 +25,8 @@ pub struct NodeReport {
     pub view: u64,
     /// Who owns the flows in the view that this node knows.
     pub owner: Option<NodeId>,
+    /// Units that this node owns.
+    pub owned: usize,
     pub flows: usize,
     pub shadows: usize,
     pub flows_total: u64,
@@ -31,6 +34,31 @@ pub struct NodeReport {
     /// From the former owner's last sign of life to ours, at the last takeover.
     pub takeover: Option<Duration>,
     pub peers: Vec<PeerReport>,
+}
+
+impl NodeReport {
+    /// This report and another unit's as one: numbers are added, or the later ones.
+    #[must_use]
+    pub(crate) fn with(mut self, other: NodeReport) -> NodeReport {
+        self.role = self.role.of_both(other.role);
+        self.in_sync &= other.in_sync;
+        self.term = self.term.max(other.term);
+        self.view = self.view.max(other.view);
+        self.owner = self.owner.filter(|owner| Some(*owner) == other.owner);
+        self.owned += other.owned;
+        self.flows += other.flows;
+        self.shadows += other.shadows;
+        self.flows_total += other.flows_total;
+        self.takeovers = self.takeovers.max(other.takeovers);
+        self.takeover = self.takeover.max(other.takeover);
+        for (peer, other) in self.peers.iter_mut().zip(other.peers) {
+            peer.alive |= other.alive;
+            peer.backlog += other.backlog;
+            peer.in_sync &= other.in_sync;
+            peer.silence = peer.silence.min(other.silence);
+        }
+        self
+    }
 }
 
 /// What a node knows of a peer.
@@ -84,6 +112,7 @@ impl Node {
             term: self.view.term,
             view: self.view.number,
             owner: (self.view.term > 0).then_some(NodeId(self.view.owner)),
+            owned: usize::from(self.role == Role::Owner),
             flows: self.shard.len(),
             shadows: self.shadows.len(),
             flows_total: self.shard.total(),
@@ -91,6 +120,27 @@ impl Node {
             takeover: self.takeover,
             peers,
         }
+    }
+
+    /// The relay to which frames of the unit's flows go: this one, if it owns them.
+    pub fn steers_to(&self) -> Option<NodeId> {
+        let me = self.settings.node;
+        match self.role {
+            Role::Owner => Some(me),
+            _ if self.view.term == 0 => None,
+            _ => Some(NodeId(self.view.owner)).filter(|owner| *owner != me),
+        }
+    }
+
+    /// The other relays.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.replicas.peers.iter().map(|peer| peer.id)
+    }
+
+    /// Where another relay's ports are, once it was heard: toward clients and toward backends.
+    pub fn ports_of(&self, node: NodeId) -> Option<[EthernetAddress; 2]> {
+        let peer = self.replicas.peers.iter().find(|peer| peer.id == node)?;
+        Some(peer.link.status()?.ports)
     }
 
     /// Who owns, and who may take over.

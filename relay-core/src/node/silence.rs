@@ -144,7 +144,7 @@ impl Node {
         self.role = Role::Starting;
         self.since = now;
         self.announce_at.clear();
-        self.commands.push_back(Command::Own(false));
+        self.commands.push_back(Command::Steer);
     }
 
     fn follow(&mut self, owner: NodeId, term: u64) {

@@ -1,9 +1,9 @@
 //! Authenticated and encrypted datagrams between two nodes.
 //!
-//! A datagram is `version | kind | sender | sender's incarnation | receiver's incarnation | counter`
-//! in the clear, then AES-256-GCM over the payload with that header as associated data. The key is
-//! derived from the cluster key, both names and both incarnations, and the counter is the nonce, so
-//! no (key, nonce) is ever used twice. A node is believed to run as a new incarnation only when a
+//! A datagram is `version | kind | sender | unit | sender's incarnation | receiver's incarnation |
+//! counter` in the clear, then AES-256-GCM over the payload with that header as associated data. The
+//! key is derived from the cluster key, the unit, both names and both incarnations, and the counter
+//! is the nonce, so no (key, nonce) is ever used twice. A node is believed to run as a new incarnation only when a
 //! datagram proves that it knows ours: a replayed greeting causes one answer and nothing else.
 
 use std::collections::VecDeque;
@@ -17,8 +17,8 @@ use relay_abi::wire::{Reader, Writer};
 /// Bytes that a datagram has in addition to its payload.
 pub const OVERHEAD: usize = HEADER + aead::MAX_TAG_LEN;
 
-/// version, kind, sender, two incarnations, counter.
-const HEADER: usize = 3 + 8 + 8 + 8;
+/// version, kind, sender, unit, two incarnations, counter.
+const HEADER: usize = 4 + 8 + 8 + 8;
 
 /// Counters below the highest one seen that are still told apart.
 const REPLAY_WINDOW: u64 = 1024;
@@ -26,9 +26,11 @@ const REPLAY_WINDOW: u64 = 1024;
 /// Former incarnations of a peer that stay refused.
 const RETIRED_MAX: usize = 256;
 
-/// One node's end of the datagrams between it and one peer.
+/// One node's end of the datagrams between it and one peer, for one unit.
 pub struct Channel {
+    /// The unit's.
     key: [u8; 32],
+    unit: u8,
     me: NodeId,
     incarnation: Incarnation,
     peer: NodeId,
@@ -61,6 +63,7 @@ struct Session {
 struct Header {
     kind: u8,
     sender: NodeId,
+    unit: u8,
     sender_incarnation: Incarnation,
     receiver_incarnation: Incarnation,
     counter: u64,
@@ -72,10 +75,13 @@ const NOBODY: Incarnation = Incarnation(0);
 
 impl Channel {
     /// `key` is the cluster's pre-shared key.
-    pub fn new(key: [u8; 32], me: (NodeId, Incarnation), peer: NodeId) -> Self {
+    pub fn new((key, unit): ([u8; 32], u8), me: (NodeId, Incarnation), peer: NodeId) -> Self {
+        // The units of a node share its incarnation.
+        let key = *crypto::derive(&key, &[b"unit", &[unit]]);
         let hello = datagram_key(&key, me, (peer, NOBODY));
         Channel {
             key,
+            unit,
             me: me.0,
             incarnation: me.1,
             peer,
@@ -121,9 +127,17 @@ impl Channel {
         Header::decode(datagram).map(|(header, _)| header.sender)
     }
 
+    /// The unit that a datagram claims to be about; [`Channel::open`] verifies it.
+    pub fn claimed_unit(datagram: &[u8]) -> Result<u8, Reason> {
+        Header::decode(datagram).map(|(header, _)| header.unit)
+    }
+
     /// Verifies and decrypts `datagram` in place.
     pub fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<Opened<'a>, Reason> {
         let (header, length) = Header::decode(datagram)?;
+        if header.unit != self.unit {
+            return Err(Reason::PeerAuthentication);
+        }
         if header.sender != self.peer || self.retired.contains(&header.sender_incarnation) {
             return Err(Reason::PeerReplay);
         }
@@ -186,6 +200,7 @@ impl Channel {
         Header {
             kind,
             sender: self.me,
+            unit: self.unit,
             sender_incarnation: self.incarnation,
             receiver_incarnation: receiver,
             counter: self.counter,
@@ -202,7 +217,7 @@ impl Drop for Channel {
 impl Header {
     fn encode(&self) -> [u8; HEADER] {
         let mut bytes = Vec::with_capacity(HEADER);
-        bytes.bytes(&[VERSION, self.kind, self.sender.0]);
+        bytes.bytes(&[VERSION, self.kind, self.sender.0, self.unit]);
         bytes.u64(self.sender_incarnation.0);
         bytes.u64(self.receiver_incarnation.0);
         bytes.u64(self.counter);
@@ -219,6 +234,7 @@ impl Header {
         let header = Header {
             kind: r.u8().map_err(malformed)?,
             sender: NodeId(r.u8().map_err(malformed)?),
+            unit: r.u8().map_err(malformed)?,
             sender_incarnation: Incarnation(r.u64().map_err(malformed)?),
             receiver_incarnation: Incarnation(r.u64().map_err(malformed)?),
             counter: r.u64().map_err(malformed)?,
@@ -325,7 +341,7 @@ mod tests {
     const B: (NodeId, Incarnation) = (NodeId(2), Incarnation(22));
 
     fn pair() -> (Channel, Channel) {
-        let (mut a, mut b) = (Channel::new([7; 32], A, B.0), Channel::new([7; 32], B, A.0));
+        let (mut a, mut b) = (Channel::new(([7; 32], 0), A, B.0), Channel::new(([7; 32], 0), B, A.0));
         let mut buf = [0; 256];
         let n = a.seal_hello(&mut buf);
         assert_eq!(b.open(&mut buf[..n]), Ok(Opened::Hello));
@@ -364,8 +380,8 @@ mod tests {
 
     #[test]
     fn another_clusters_key_is_refused() {
-        let mut a = Channel::new([8; 32], A, B.0);
-        let mut b = Channel::new([7; 32], B, A.0);
+        let mut a = Channel::new(([8; 32], 0), A, B.0);
+        let mut b = Channel::new(([7; 32], 0), B, A.0);
         let mut buf = [0; 256];
         let n = a.seal_hello(&mut buf);
         assert_eq!(b.open(&mut buf[..n]), Err(Reason::PeerAuthentication));
@@ -376,7 +392,7 @@ mod tests {
         let (mut a, mut b) = pair();
         let mut old = [0; 256];
         let old_len = a.seal(b"old", &mut old).unwrap();
-        let mut restarted = Channel::new([7; 32], (A.0, Incarnation(12)), B.0);
+        let mut restarted = Channel::new(([7; 32], 0), (A.0, Incarnation(12)), B.0);
         let mut buf = [0; 256];
         let n = b.seal(b"wakes it", &mut buf).unwrap();
         assert_eq!(restarted.open(&mut buf[..n]), Err(Reason::PeerReplay));

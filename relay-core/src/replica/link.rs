@@ -4,6 +4,7 @@ use relay_abi::wire::{Reader, Writer};
 
 use super::channel::{Channel, OVERHEAD, Opened};
 use super::stream::{Inbox, Outbox};
+use crate::frame::EthernetAddress;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
@@ -20,6 +21,9 @@ pub struct Status {
     pub owner: NodeId,
     /// The node's clock in milliseconds; TCP timestamps follow it.
     pub clock_ms: u64,
+    /// The MAC addresses of the node's ports toward clients and backends: where frames of flows go
+    /// that it owns.
+    pub ports: [EthernetAddress; 2],
 }
 
 /// What a node does at present.
@@ -32,6 +36,18 @@ pub enum Role {
     Owner = 1,
     /// Follows an owner.
     Backup = 2,
+}
+
+impl Role {
+    /// What a relay does that has these roles for two units.
+    #[must_use]
+    pub(crate) fn of_both(self, other: Role) -> Role {
+        match (self, other) {
+            (Role::Owner, _) | (_, Role::Owner) => Role::Owner,
+            (Role::Starting, _) | (_, Role::Starting) => Role::Starting,
+            (Role::Backup, Role::Backup) => Role::Backup,
+        }
+    }
 }
 
 /// What a datagram changed.
@@ -64,18 +80,18 @@ pub struct Link {
 }
 
 /// status, acknowledged epoch and position, gap, chunk's epoch and position.
-const FIXED: usize = 1 + 8 + 8 + 1 + 8 + 4 + 8 + 1 + 4 + 8;
+const FIXED: usize = 1 + 8 + 8 + 1 + 8 + 2 * 6 + 4 + 8 + 1 + 4 + 8;
 
 impl Link {
-    /// A link to `peer`, which nobody has heard of yet.
+    /// A link to `peer`, which nobody has heard of yet, with the cluster's key and for one unit.
     pub fn new(
-        key: [u8; 32],
+        unit_key: ([u8; 32], u8),
         me: (NodeId, Incarnation),
         peer: NodeId,
         heartbeat: Duration,
     ) -> Self {
         Link {
-            channel: Channel::new(key, me, peer),
+            channel: Channel::new(unit_key, me, peer),
             heartbeat,
             outbox: Outbox::default(),
             inbox: Inbox::default(),
@@ -294,6 +310,7 @@ impl<'a> Packet<'a> {
         out.u64(self.status.view);
         out.u8(self.status.owner.0);
         out.u64(self.status.clock_ms);
+        self.status.ports.iter().for_each(|port| out.bytes(&port.0));
         out.u32(self.ack_epoch);
         out.u64(self.ack_position);
         out.bool(self.gap);
@@ -312,8 +329,9 @@ impl<'a> Packet<'a> {
         };
         let (term, view) = (r.u64()?, r.u64()?);
         let (owner, clock_ms) = (NodeId(r.u8()?), r.u64()?);
+        let ports = [EthernetAddress(r.array()?), EthernetAddress(r.array()?)];
         Ok(Packet {
-            status: Status { role, term, view, owner, clock_ms },
+            status: Status { role, term, view, owner, clock_ms, ports },
             ack_epoch: r.u32()?,
             ack_position: r.u64()?,
             gap: r.bool()?,
@@ -329,12 +347,18 @@ mod tests {
     use super::*;
     use relay_abi::peer::{Direction, Message};
 
-    const STATUS: Status =
-        Status { role: Role::Owner, term: 1, view: 1, owner: NodeId(1), clock_ms: 0 };
+    const STATUS: Status = Status {
+        role: Role::Owner,
+        term: 1,
+        view: 1,
+        owner: NodeId(1),
+        clock_ms: 0,
+        ports: [EthernetAddress::BROADCAST; 2],
+    };
     const BEAT: Duration = Duration::from_millis(5);
 
     fn link(me: u8, incarnation: u64, peer: u8) -> Link {
-        Link::new([1; 32], (NodeId(me), Incarnation(incarnation)), NodeId(peer), BEAT)
+        Link::new(([1; 32], 0), (NodeId(me), Incarnation(incarnation)), NodeId(peer), BEAT)
     }
 
     /// Hands datagrams over until both are silent; returns whether `b` saw a new incarnation.

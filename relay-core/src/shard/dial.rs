@@ -2,7 +2,7 @@
 
 use relay_abi::bucket::{self, BUCKETS};
 
-use super::{Shard, words};
+use super::{Shard, bucket_of, words};
 use crate::config::{Settings, Side};
 use crate::flow::{Leg, Turn};
 use crate::frame::{IpAddress, IpEndpoint, Tuple};
@@ -32,12 +32,7 @@ impl Shard {
             self.legs.remove(&old);
         }
         let client = *slot.flow.client.connection.tuple();
-        let bucket = bucket::bucket(
-            &words(client.remote.addr),
-            client.remote.port,
-            &words(client.local.addr),
-            client.local.port,
-        );
+        let bucket = bucket_of(&client);
         let listener = &settings.listeners[slot.flow.listener];
         let count = listener.backends.len();
         let tuple = (0..count).find_map(|turn| {
@@ -45,7 +40,7 @@ impl Shard {
             listener.snat.iter().find_map(|snat| self.source(*snat, backend, bucket))
         });
         self.dialed = self.dialed.wrapping_add(1);
-        let next_hop = tuple.and_then(|tuple| self.resolve(tuple.remote.addr));
+        let next_hop = tuple.and_then(|tuple| self.hops.toward(Side::Backend, tuple.remote.addr));
         let Some(slot) = self.flows.get_mut(&id) else { return Ok(()) };
         let result = match tuple {
             Some(tuple) => {
@@ -66,15 +61,6 @@ impl Shard {
         };
         self.touch(id);
         result
-    }
-
-    /// The MAC address for `address`; asks for it when it is not known.
-    fn resolve(&mut self, address: IpAddress) -> Option<crate::frame::EthernetAddress> {
-        let known = self.neighbors.get(&address).copied();
-        if known.is_none() {
-            self.unresolved.insert(address);
-        }
-        known
     }
 
     /// A free source port whose replies fall into `bucket`.

@@ -15,6 +15,7 @@ impl Shard {
         if !has_lease {
             self.client_replies.clear();
             self.backend_replies.clear();
+            self.hops.forget_waiting();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use smoltcp::wire::TcpControl;
 
-use super::{Shard, listener_of, mac_of};
+use super::{REPLY_FRAME_MAX, Shard, listener_of};
 use crate::config::{Settings, Side};
 use crate::flow::Flow;
 use crate::frame::{EthernetAddress, Link, TcpRepr, Tuple, emit_tcp};
@@ -16,7 +16,7 @@ impl Shard {
     pub(super) fn handle_stranger(
         &mut self,
         now: Instant,
-        (side, source): (Side, EthernetAddress),
+        (side, source): (Side, Option<EthernetAddress>),
         (tuple, segment): (&Tuple, &TcpRepr<'_>),
         settings: &Settings,
     ) -> Result<(), Reason> {
@@ -24,15 +24,14 @@ impl Shard {
             return Err(Reason::NotOwner);
         }
         let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
-        let link = Link { source: mac_of(settings, side), destination: source };
         let (Some(listener), Side::Client) = (listener, side) else {
-            self.refuse(side, &link, tuple, segment);
+            self.refuse((side, source), tuple, segment, settings);
             return Err(Reason::UnknownFlow);
         };
         match (segment.control, segment.ack_number) {
             (TcpControl::Syn, None) => {
                 let answer = self.cookies.syn_ack(now, tuple, segment, &settings.client_tcp);
-                self.reply(side, |buf| emit_tcp(&link, tuple, &answer, buf));
+                self.answer((side, source), tuple, &answer, settings);
                 Ok(())
             }
             (TcpControl::Rst, _) => Err(Reason::UnknownFlow),
@@ -49,13 +48,14 @@ impl Shard {
                         .map_err(|_| Reason::FlowTableFull)?;
                     let id = self.ids.allocate();
                     self.strangers.forget(tuple);
-                    self.insert(Flow::new(id, listener, client, source, (now, handshake)));
+                    let hop = source.or_else(|| self.hops.toward(side, tuple.remote.addr));
+                    self.insert(Flow::new(id, listener, client, hop, (now, handshake)));
                     result
                 }
                 Ok(_) => Err(Reason::FlowTableFull),
                 Err(reason) => {
                     if self.strangers.is_persistent(now, tuple) {
-                        self.refuse(side, &link, tuple, segment);
+                        self.refuse((side, source), tuple, segment, settings);
                     }
                     Err(reason)
                 }
@@ -63,9 +63,38 @@ impl Shard {
         }
     }
 
-    pub(super) fn refuse(&mut self, side: Side, link: &Link, tuple: &Tuple, segment: &TcpRepr<'_>) {
+    pub(super) fn refuse(
+        &mut self,
+        to: (Side, Option<EthernetAddress>),
+        tuple: &Tuple,
+        segment: &TcpRepr<'_>,
+        settings: &Settings,
+    ) {
         if let Some(reset) = reset_for(segment) {
-            self.reply(side, |buf| emit_tcp(link, tuple, &reset, buf));
+            self.answer(to, tuple, &reset, settings);
+        }
+    }
+
+    /// Answers a segment without a flow. Who is behind another relay's port is answered when the
+    /// way to it is known.
+    fn answer(
+        &mut self,
+        (side, source): (Side, Option<EthernetAddress>),
+        tuple: &Tuple,
+        answer: &TcpRepr<'_>,
+        settings: &Settings,
+    ) {
+        let hop = source.or_else(|| self.hops.toward(side, tuple.remote.addr));
+        let destination = hop.unwrap_or(EthernetAddress::BROADCAST);
+        let link = Link { source: settings.macs(side).port, destination };
+        match hop {
+            Some(_) => self.reply(side, |buf| emit_tcp(&link, tuple, answer, buf)),
+            None => {
+                let mut frame = vec![0; REPLY_FRAME_MAX];
+                let length = emit_tcp(&link, tuple, answer, &mut frame);
+                frame.truncate(length);
+                self.hops.keep(side, tuple.remote.addr, frame);
+            }
         }
     }
 }

@@ -103,6 +103,7 @@ pub(super) struct Council {
     pub key: Spanned<String>,
     pub ca: Spanned<String>,
     pub without_witness: Option<Spanned<bool>>,
+    pub units: Option<Spanned<i64>>,
     pub member: Spanned<Vec<CouncilMember>>,
 }
 

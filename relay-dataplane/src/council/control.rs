@@ -29,9 +29,6 @@ const MESSAGES_PER_TURN: usize = 64;
 /// A new member's share of the buckets, in relation to the others'.
 const WEIGHT: u16 = 100;
 
-/// All flows have one owner as yet (`relay_core::node`): one bucket stands for all of them.
-const OWNED_UNITS: usize = 1;
-
 /// How long a leader whose worker hangs waits for the view that says so.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -40,6 +37,8 @@ pub struct Control {
     began: Instant,
     life: (NodeId, Incarnation),
     own: config::Member,
+    /// Units of a cluster that is founded here.
+    units: u8,
     members: NodeSet,
     log: Box<dyn Log + Send>,
     memory: Memory,
@@ -86,7 +85,13 @@ impl Control {
             ..Settings::new(memory.seat, members.iter().collect(), random()?)
         };
         let stage = if memory.records.is_empty() {
-            let greeting = Greeting { node: life.0, seat: memory.seat, blank: true, members };
+            let greeting = Greeting {
+                node: life.0,
+                seat: memory.seat,
+                blank: true,
+                members,
+                units: config.units,
+            };
             Stage::Waiting(Founding::new(greeting, voters))
         } else {
             let council = Council::new(settings.clone(), &memory, Duration::ZERO);
@@ -99,6 +104,7 @@ impl Control {
         Ok(Control {
             began: Instant::now(),
             life,
+            units: config.units,
             own,
             members,
             log,
@@ -209,11 +215,19 @@ impl Control {
                 );
                 return self.wait(text);
             }
+            Outcome::DisagreeOnUnits(node, theirs) => {
+                let text = format!(
+                    "council: node {node} names {theirs} units, this node {}: write the same \
+                     cluster.council.units everywhere",
+                    self.units
+                );
+                return self.wait(text);
+            }
             Outcome::Found(seats) => Some(seats),
             Outcome::Join => None,
         };
         if let Some(seats) = &seats {
-            let batch = found(seats, &View::genesis_of(OWNED_UNITS));
+            let batch = found(seats, &View::genesis_of(self.units.into()));
             if let Err(failure) = self.log.write(&batch) {
                 return self.wait(failure.to_string());
             }
@@ -232,7 +246,7 @@ impl Control {
         }
         self.trouble = None;
         let (node, seat, members) = (self.life.0, self.memory.seat, self.members);
-        links.greet(Greeting { node, seat, blank: false, members });
+        links.greet(Greeting { node, seat, blank: false, members, units: self.units });
         self.enlist();
     }
 

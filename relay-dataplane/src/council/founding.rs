@@ -20,6 +20,8 @@ pub enum Outcome {
     Wait(Vec<NodeId>),
     /// A node names other members than this one.
     Disagree(NodeId, NodeSet),
+    /// A node names another number of units than this one.
+    DisagreeOnUnits(NodeId, u8),
     /// Nobody knows a cluster: these seats make one.
     Found(Vec<Seat>),
     /// There is one.
@@ -56,6 +58,9 @@ impl Founding {
         if let Some(other) = self.heard.values().find(differs) {
             return Outcome::Disagree(other.node, other.members);
         }
+        if let Some(other) = self.heard.values().find(|other| other.units != self.own.units) {
+            return Outcome::DisagreeOnUnits(other.node, other.units);
+        }
         let others = self.own.members.without(self.own.node);
         let missing: Vec<_> = others.iter().filter(|node| !self.heard.contains_key(node)).collect();
         if !missing.is_empty() {
@@ -80,7 +85,7 @@ mod tests {
 
     fn greeting(node: u8, blank: bool) -> Greeting {
         let node = NodeId(node);
-        Greeting { node, seat: Seat::new(node, 7), blank, members: set(&[1, 2, 9]) }
+        Greeting { node, seat: Seat::new(node, 7), blank, members: set(&[1, 2, 9]), units: 16 }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! frame     length:u32 (of what follows)  kind:u8  payload
-//! greeting  kind 0: version:u16 node:u8 seat:u64 blank:u8 members:u64
+//! greeting  kind 0: version:u16 node:u8 seat:u64 blank:u8 members:u64 units:u8
 //! parcel    kind 1: what `Council` gave out, opaque here
 //! ```
 
@@ -16,7 +16,7 @@ use relay_views::id::{NodeId, NodeSet, Seat};
 pub const FRAME_MAX: usize = MESSAGE_MAX + 1;
 
 /// Of links. Councils of other versions do not talk to each other.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 const GREETING: u8 = 0;
 const PARCEL: u8 = 1;
@@ -32,6 +32,8 @@ pub struct Greeting {
     pub blank: bool,
     /// Who belongs to the cluster, by its configuration.
     pub members: NodeSet,
+    /// Units of ownership, by its configuration.
+    pub units: u8,
 }
 
 /// What a frame holds.
@@ -52,6 +54,7 @@ impl Greeting {
         payload.u64(self.seat.number());
         payload.bool(self.blank);
         payload.u64(self.members.bits());
+        payload.u8(self.units);
         put(out, GREETING, &payload);
     }
 
@@ -63,8 +66,9 @@ impl Greeting {
         let node = NodeId(from.u8()?);
         let seat = Seat::from_number(from.u64()?).ok_or(Malformed)?;
         let (blank, members) = (from.bool()?, NodeSet::from_bits(from.u64()?));
+        let units = from.u8()?;
         from.finish()?;
-        Ok(Greeting { node, seat, blank, members })
+        Ok(Greeting { node, seat, blank, members, units })
     }
 }
 
@@ -115,7 +119,7 @@ mod tests {
 
     fn greeting() -> Greeting {
         let (node, members) = (NodeId(3), [1, 3, 9].map(NodeId).into_iter().collect());
-        Greeting { node, seat: Seat::new(node, 77), blank: true, members }
+        Greeting { node, seat: Seat::new(node, 77), blank: true, members, units: 16 }
     }
 
     #[test]

@@ -129,6 +129,7 @@ pub fn start_with_log(
         seat: memory.seat,
         blank: memory.records.is_empty(),
         members: members.keys().copied().collect(),
+        units: config.units,
     };
     let (sender, inbox) = crossbeam_channel::bounded(INBOX_MAX);
     let (desk, outlet) = Desk::new(sender.clone())?;

@@ -64,3 +64,11 @@ pub fn wait(ports: &[&dyn Port], wake: Option<RawFd>, timeout: Duration) {
     // What comes back needs no look: the caller asks the ports themselves.
     unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as u64, &raw const limit, ptr::null()) };
 }
+
+/// The MAC address of an interface.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn mac_of(interface: &str) -> Result<[u8; 6], Error> {
+    link::Link::open(interface)?.mac()
+}

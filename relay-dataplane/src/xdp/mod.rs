@@ -20,8 +20,8 @@ use mapped::Mapped;
 use relay_abi::{
     bucket::BUCKETS,
     xdp::{
-        AddressKey, MAX_QUEUES, NOBODY, OWNER_SLOTS, Reason, VALUE_STRIDE, config, control,
-        owner_slot, v4_key,
+        AddressKey, MAX_NODES, MAX_QUEUES, NOBODY, OWNER_SLOTS, Reason, VALUE_STRIDE, config,
+        control, mac_to_word, owner_slot, v4_key,
     },
 };
 use std::{
@@ -49,6 +49,9 @@ pub struct Settings {
     pub self_node: u8,
     /// For how long one [`Program::renew_lease`] is good.
     pub lease: Duration,
+    /// The cluster's MAC address on this network, and the interface's own: frames to the former that
+    /// belong to another node are forwarded to it from the latter.
+    pub macs: [[u8; 6]; 2],
     /// The addresses to serve on this interface. All others are left to the kernel.
     pub addresses: Vec<(IpAddr, Kind)>,
     /// Whether the program logs every frame that it drops, see [`Program::take_log`]. If not,
@@ -66,6 +69,7 @@ pub struct Program {
     counters: PerCpuArray<MapData, u64>,
     control: Mapped,
     owners: Mapped,
+    ports: Mapped,
     log_drops: bool,
 }
 
@@ -95,10 +99,11 @@ impl Program {
         for slot in 0..OWNER_SLOTS {
             owners.store(slot, u64::from(NOBODY));
         }
+        let ports = Mapped::new(&mut ebpf, "PORTS", MAX_NODES)?;
         let sockets = take(&mut ebpf, "XSKS")?;
         let counters = take(&mut ebpf, "COUNTERS")?;
         let log_drops = settings.log_drops;
-        Ok(Program { ebpf, sockets, counters, control, owners, log_drops })
+        Ok(Program { ebpf, sockets, counters, control, owners, ports, log_drops })
     }
 
     /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
@@ -123,6 +128,11 @@ impl Program {
     /// Says whether this node answers for the service addresses.
     pub fn set_holds_mac(&self, holds: bool) {
         self.control.store(control::HOLDS_MAC, u64::from(holds));
+    }
+
+    /// Says where another node's port on this network is.
+    pub fn set_port(&self, node: u8, mac: [u8; 6]) {
+        self.ports.store(u32::from(node), mac_to_word(mac));
     }
 
     /// Makes `node` the owner of every bucket; [`NOBODY`] for none.
@@ -160,20 +170,30 @@ impl Program {
     /// The verdict (`XDP_*`) on `frame` as if it had arrived, but with no effect on it
     /// (BPF_PROG_TEST_RUN). Counted as usual. For tests.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<u32, Error> {
-        self.run(frame, 1).map(|result| result.return_value)
+        self.test_run_on(frame).map(|(verdict, _)| verdict)
+    }
+
+    /// The same, with the frame as the program left it.
+    pub fn test_run_on(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>), Error> {
+        let mut back = vec![0; frame.len()];
+        let result = self.run((frame, &mut back), 1)?;
+        Ok((result.return_value, back))
     }
 
     /// What one verdict on `frame` takes, as the mean of `repeat` times. For measurements.
     pub fn time(&mut self, frame: &[u8], repeat: u32) -> Result<Duration, Error> {
-        self.run(frame, repeat).map(|result| result.duration)
+        self.run((frame, &mut vec![0; frame.len()]), repeat).map(|result| result.duration)
     }
 
-    fn run(&mut self, frame: &[u8], repeat: u32) -> Result<TestRunResult, Error> {
-        // The kernel writes the frame back; it refuses to run if there is no room for it.
-        let mut back = vec![0; frame.len()];
+    /// The kernel writes the frame back; it refuses to run if there is no room for it.
+    fn run(
+        &mut self,
+        (frame, back): (&[u8], &mut [u8]),
+        repeat: u32,
+    ) -> Result<TestRunResult, Error> {
         let options = TestRunOptions {
             data_in: Some(frame),
-            data_out: Some(&mut back),
+            data_out: Some(back),
             repeat,
             ..TestRunOptions::default()
         };
@@ -229,9 +249,13 @@ fn take<M: TryFrom<Map>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error
 fn write_config(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
     let mut map: Array<MapData, u64> = take(ebpf, "CONFIG")?;
     let lease = u64::try_from(settings.lease.as_nanos()).unwrap_or(u64::MAX);
-    for (word, value) in
-        [(config::SELF_NODE, u64::from(settings.self_node)), (config::LEASE_NANOS, lease)]
-    {
+    let [cluster, port] = settings.macs.map(mac_to_word);
+    for (word, value) in [
+        (config::SELF_NODE, u64::from(settings.self_node)),
+        (config::LEASE_NANOS, lease),
+        (config::CLUSTER_MAC, cluster),
+        (config::PORT_MAC, port),
+    ] {
         map.set(word, value, 0).map_err(Error::map("CONFIG"))?;
     }
     Ok(())
@@ -280,7 +304,7 @@ mod tests {
     #[test]
     fn owners_in_force_are_never_written_to() {
         let lease = Duration::from_secs(1);
-        let settings = Settings { self_node: 0, lease, addresses: Vec::new(), log_drops: false };
+        let settings = Settings { self_node: 0, lease, addresses: Vec::new(), macs: [[0; 6]; 2], log_drops: false };
         let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
         for node in 1..5 {
             program.set_owner_all(node);

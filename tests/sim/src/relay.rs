@@ -54,7 +54,7 @@ pub struct Turned {
     /// Frames in the order in which they left.
     pub frames: Vec<(Side, Vec<u8>)>,
     /// Addresses whose next hop is asked for.
-    pub resolve: Vec<IpAddress>,
+    pub resolve: Vec<(Side, IpAddress)>,
     /// The power failed.
     pub died: bool,
     /// Who sends the frames.
@@ -145,10 +145,10 @@ impl Relay {
         let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
         while let Some(command) = node.poll_command() {
             match (command, self.member.as_mut().filter(|_| in_reach)) {
-                (Command::Resolve(address), _) => turned.resolve.push(address),
+                (Command::Resolve(side, address), _) => turned.resolve.push((side, address)),
                 (Command::Propose(command), Some(member)) => member.propose(now, command),
                 (Command::Suspect(silent), Some(member)) => member.suspect(now, silent),
-                (Command::Propose(_) | Command::Suspect(_) | Command::Own(_), _) => {}
+                (Command::Propose(_) | Command::Suspect(_) | Command::Steer, _) => {}
             }
         }
         let clogged = self.clogged.filter(|(_, until)| now < *until);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use relay_core::config::{Authority, Cluster, Listener, Settings};
+use relay_core::config::{Authority, Cluster, Listener, Macs, Settings, Unit};
 use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 use relay_core::id::NodeId;
 use relay_core::node::Node;
@@ -62,9 +62,9 @@ pub fn backend_host(seed: u64, now: Instant) -> Host {
     Host::new(BACKEND_MAC, &[address(false, 2, 10), address(true, 2, 10)], seed, now)
 }
 
-/// MAC address of a relay's cluster interface.
-pub fn cluster_mac(index: usize) -> EthernetAddress {
-    EthernetAddress([2, 0, 0, 0, 3, index as u8 + 1])
+/// MAC address of a relay's interface on one of the networks.
+pub fn port_mac(network: u8, index: usize) -> EthernetAddress {
+    EthernetAddress([2, 0, 0, 1, network, index as u8 + 1])
 }
 
 /// Id of the relay at `index`.
@@ -94,7 +94,7 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
             key: [7; 32],
             address: cluster_address(index),
             udp_port: CLUSTER_PORT,
-            mac: cluster_mac(index),
+            mac: port_mac(3, index),
             mtu: 1500,
             peers: peers.map(|peer| (id(peer), cluster_address(peer))).collect(),
             heartbeat: Duration::from_millis(5),
@@ -104,8 +104,9 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
                 None => Authority::Silence,
             },
         },
-        client_mac: VIRTUAL_CLIENT_MAC,
-        backend_mac: VIRTUAL_BACKEND_MAC,
+        unit: Unit::WHOLE,
+        client_mac: Macs { cluster: VIRTUAL_CLIENT_MAC, port: port_mac(1, index) },
+        backend_mac: Macs { cluster: VIRTUAL_BACKEND_MAC, port: port_mac(2, index) },
         listeners: vec![listener],
         client_tcp: patient,
         backend_tcp: patient,

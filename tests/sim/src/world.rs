@@ -307,9 +307,10 @@ impl World {
             if entry.key().0 > self.now {
                 break;
             }
-            let (index, address) = entry.remove();
+            let (index, (side, address)) = entry.remove();
             if let Some(node) = &mut self.relays[index].node {
-                node.handle_neighbor(address, setup::BACKEND_MAC);
+                let mac = if side == Side::Client { setup::CLIENT_MAC } else { setup::BACKEND_MAC };
+                node.handle_neighbor(side, address, mac);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use relay_core::unit::UNITS_MAX;
 use relay_views::id::NODE_IDS;
 use relay_views::view::{Kind, MEMBERS_MAX};
 
@@ -11,6 +12,9 @@ use super::{Resolver, Result, Role, unusable};
 use crate::config::error::ConfigError;
 use crate::config::parse;
 use crate::config::{Certificate, Council, Member, Peer, files};
+
+/// Units of a cluster whose operator does not say how many.
+const UNITS_DEFAULT: u8 = 1;
 
 /// What is known of this node before its council is looked at.
 pub(super) struct Context<'a> {
@@ -43,8 +47,13 @@ impl Resolver<'_> {
                 "name ca.pem, as `relay-ctl cluster init` wrote it",
             ));
         }
+        let units = match &council.units {
+            Some(units) => self.integer(units, 1..=i64::from(UNITS_MAX))?,
+            None => UNITS_DEFAULT,
+        };
         Ok(Council {
             node: context.own,
+            units,
             members,
             directory: self.directory.join(council.directory.get_ref()),
             identity,
