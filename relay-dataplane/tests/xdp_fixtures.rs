@@ -19,9 +19,13 @@ use std::{
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
+const TX: u32 = 3;
 const REDIRECT: u32 = 4;
 
 const SELF: u8 = 3;
+const CLUSTER_MAC: [u8; 6] = [2, 0, 0x5e, 1, 0, 1];
+const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 4];
 const LONG: Duration = Duration::from_secs(3600);
 
 #[test]

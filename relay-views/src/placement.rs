@@ -73,12 +73,34 @@ impl Field {
 }
 
 /// At most `max` moves that bring buckets nearer to where they should be: away from draining
-/// nodes first, then from nodes that have more than their share to those that have less. Only
-/// members in sync can be moved to, and buckets that are on their way already count against `max`.
-///
-/// Nothing moves between nodes whose shares are right up to one bucket: who owned a bucket before
-/// an outage does not get it back for that.
+/// nodes first, then to those that have less than their share. Only members in sync can be moved
+/// to, and buckets that are on their way already count against `max`.
 pub fn rebalance(view: &View, max: usize) -> Vec<Move> {
+    let field = Field::new(view);
+    let settled = view.relays(|state| state == State::Live);
+    let welcome = view.relays(|state| matches!(state, State::Live | State::Joining));
+    let draining = view.relays(|state| state == State::Draining);
+    let under_way = view.buckets.iter().filter(|bucket| bucket.heir.is_some()).count();
+    let moves = (0..).zip(&view.buckets).filter_map(|(index, bucket)| {
+        let from = bucket.owner.filter(|_| bucket.heir.is_none())?;
+        let leaves = draining.contains(from);
+        let able = bucket.in_sync.intersection(welcome);
+        let to = match leaves {
+            true => field.first(index, able)?,
+            false => field.first(index, settled).filter(|to| able.contains(*to))?,
+        };
+        let wanted = to != from && view.alive().contains(from);
+        wanted.then_some((!leaves, Move { bucket: index, from, to }))
+    });
+    let mut moves: Vec<_> = moves.collect();
+    moves.sort_by_key(|(stays, planned)| (*stays, planned.bucket));
+    moves.into_iter().map(|(_, planned)| planned).take(max.saturating_sub(under_way)).collect()
+}
+
+/// The same for few buckets, for which draws are too uneven: shares are levelled to within one bucket
+/// of what is due, from nodes that have more to those that have less. Who owned a bucket before an
+/// outage does not get it back for that, and a single bucket stays where it is.
+pub fn level(view: &View, max: usize) -> Vec<Move> {
     let field = Field::new(view);
     let settled = view.relays(|state| state == State::Live);
     let welcome = view.relays(|state| matches!(state, State::Live | State::Joining));

@@ -235,9 +235,13 @@ fn teach(mut view: View) -> View {
 }
 
 /// Moves whatever should move, some at a time.
-fn rebalance(mut view: View) -> View {
+fn rebalance(view: View) -> View {
+    moved(view, |view| placement::rebalance(view, 500))
+}
+
+fn moved(mut view: View, plan: impl Fn(&View) -> Vec<placement::Move>) -> View {
     loop {
-        let moves = placement::rebalance(&view, 500);
+        let moves = plan(&view);
         let Some(first) = moves.first() else { return view };
         let same = |m: &&placement::Move| (m.from, m.to) == (first.from, first.to);
         let buckets: Vec<u16> = moves.iter().filter(same).map(|m| m.bucket).collect();
@@ -277,6 +281,29 @@ fn four_relays_share_drain_and_die() {
     let survived = view.buckets.iter().zip(&after.buckets).filter(kept).count();
     assert_eq!(survived, 4096 - owned(&view, 2));
     assert_eq!(view.apply(&eject).unwrap().apply(&eject), Err(Refusal::Gone));
+}
+
+#[test]
+fn few_buckets_are_levelled_and_move_no_more_than_they_have_to() {
+    let level = |view| moved(view, |view| placement::level(view, 4));
+    let shares = |view: &View| [1, 2, 3, 4].map(|id| owned(view, id));
+    let join = |view: View, id: &u8| teach(view.apply(&Command::Join(candidate(*id, 1))).unwrap());
+    let four = level([1, 2, 3, 4].iter().fold(View::genesis_of(16), join));
+    assert_eq!(shares(&four), [4; 4]);
+    let drained = level(teach(four.apply(&Command::Drain { node: NodeId(3) }).unwrap()));
+    let mut sorted = shares(&drained);
+    sorted.sort_unstable();
+    assert_eq!((drained.is_empty_of(NodeId(3)), sorted), (true, [0, 5, 5, 6]));
+    let again = level(teach(drained.apply(&Command::Undrain { node: NodeId(3) }).unwrap()));
+    assert_eq!(shares(&again), [4; 4]);
+    let kept = |(old, new): &(&Bucket, &Bucket)| old.owner == new.owner && old.term == new.term;
+    assert_eq!(drained.buckets.iter().zip(&again.buckets).filter(kept).count(), 12);
+    let eject = Command::Eject { victims: vec![life_of(&four, 2)], by: life_of(&four, 1) };
+    let after = level(four.apply(&eject).unwrap());
+    assert_eq!(shares(&after).iter().filter(|owned| **owned >= 5).count(), 3);
+
+    let one = level([1, 2, 3].iter().fold(View::genesis_of(1), join));
+    assert_eq!(one.buckets[0].term, 1, "a single bucket stays where it is");
 }
 
 #[test]

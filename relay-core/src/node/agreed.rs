@@ -63,7 +63,7 @@ impl Node {
         }
         let me = self.settings.node;
         let unit = self.settings.unit.index().into();
-        let planned = placement::rebalance(view, MOVES_MAX).into_iter();
+        let planned = placement::level(view, MOVES_MAX).into_iter();
         let ours = planned.filter(|planned| planned.bucket == unit && planned.from == me);
         self.agreed.planned = ours.map(|planned| planned.to).next();
         self.agreed.view = Some(Arc::clone(view));

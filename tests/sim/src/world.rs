@@ -117,7 +117,7 @@ pub struct World {
     pub(crate) sent_before: u64,
     pub(crate) recorded: Vec<(usize, Vec<u8>)>,
     pub(crate) noise_at: Option<Instant>,
-    resolutions: BTreeMap<(Instant, u64), (usize, IpAddress)>,
+    resolutions: BTreeMap<(Instant, u64), (usize, (Side, IpAddress))>,
     seen_takeovers: Vec<u64>,
     turns: u64,
     /// Events since the first step.

@@ -40,7 +40,9 @@ directory = \"{votes}\"
 certificate = \"{directory}/node-{id}.pem\"
 key = \"{directory}/node-{id}.key\"
 ca = \"{directory}/ca.pem\"
-"
+units = {units}
+",
+        units = options.units,
     );
     if options.relays == 2 && options.witnesses == 0 {
         text += "without_witness = true\n";

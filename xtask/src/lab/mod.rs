@@ -57,6 +57,11 @@ pub struct Options {
     #[arg(long)]
     #[serde(default)]
     pub council: bool,
+    /// Units of ownership that the flows are divided into, each with an owner of its own; more than
+    /// one needs a council.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[serde(default = "one")]
+    pub units: u8,
     /// Let the demo's clients use the IPv6 VIP (the lab has both families in any case).
     #[arg(long)]
     pub ipv6: bool,
@@ -86,12 +91,18 @@ pub struct Options {
     pub bin_dir: Option<PathBuf>,
 }
 
+/// Labs of old had one unit.
+fn one() -> u8 {
+    1
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {
             relays: 2,
             witnesses: 0,
             council: false,
+            units: 1,
             ipv6: false,
             mtu: 1500,
             queues: 1,
@@ -109,6 +120,11 @@ impl Options {
     /// Whether councils decide.
     pub fn has_council(&self) -> bool {
         self.relays > 0 && (self.council || self.witnesses > 0)
+    }
+
+    /// Whether relays forward frames to each other, because several of them own flows.
+    pub fn forwards(&self) -> bool {
+        self.units > 1 && self.relays > 1
     }
 }
 

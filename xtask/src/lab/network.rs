@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::plan::{
     BACKEND_NS, CLIENT_NS, ENDPOINT_HOST, Network, SWITCH_NS, namespace, relay_host, relay_name,
-    witness_host, witness_name,
+    state_file, witness_host, witness_name,
 };
 use crate::shell::{feed, in_namespace, run};
 
@@ -205,6 +206,10 @@ fn settle_switch(nodes: &[Node], options: &Options) -> Result<()> {
             let (bridge, mtu) = (network.bridge(), options.mtu);
             writeln!(links, "link set {port} mtu {mtu} master {bridge} up")?;
             offloads += &offloads_off(&port);
+            if options.forwards() && *network != Network::Cluster {
+                let program = pass_program()?;
+                writeln!(links, "link set {port} xdp obj {} sec xdp", program.display())?;
+            }
         }
     }
     for network in Network::ALL {
@@ -215,6 +220,19 @@ fn settle_switch(nodes: &[Node], options: &Options) -> Result<()> {
                  echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6\n";
     feed(&mut in_namespace(SWITCH_NS, "sh"), &format!("set -e\n{quiet}{offloads}"))?;
     feed(Command::new("ip").args(["-n", SWITCH_NS, "-batch", "-"]), &links)
+}
+
+/// A program that passes everything. What an XDP program sends back (XDP_TX) leaves a veth at once
+/// only if there is a program at its other end, too.
+fn pass_program() -> Result<PathBuf> {
+    const SOURCE: &str = "__attribute__((section(\"xdp\"))) int pass(void *frame) { return 2; }\n";
+    let object = state_file("pass.o");
+    if !object.exists() {
+        let mut compile = Command::new("clang");
+        compile.args(["-target", "bpf", "-O2", "-c", "-x", "c", "-", "-o"]).arg(&object);
+        feed(&mut compile, SOURCE).context("relays that forward in a lab need clang")?;
+    }
+    Ok(object)
 }
 
 fn settle_node(node: &Node, options: &Options) -> Result<()> {

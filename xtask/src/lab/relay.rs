@@ -33,6 +33,9 @@ pub struct Status {
     /// Flows that it owns.
     #[serde(default)]
     pub flows: u64,
+    /// Buckets that it owns.
+    #[serde(default)]
+    pub buckets_owned: u32,
     /// What its council does, if it has one.
     #[serde(default)]
     pub council: Option<CouncilStatus>,

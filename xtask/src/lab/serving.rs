@@ -13,6 +13,8 @@ use crate::shell::{inside, output, wait_for};
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long one request may take, in seconds; an unanswered SYN is repeated after one.
 const REQUEST_LIMIT_S: &str = "3";
+/// Buckets that all flows fall into.
+const BUCKETS: u32 = 4096;
 
 /// Waits until the lab serves; the error says what is missing and shows the relays' last words.
 pub fn wait(lab: &Lab) -> Result<()> {
@@ -52,8 +54,24 @@ fn roles(lab: &Lab) -> Result<()> {
     if !statuses.iter().any(|status| status.is_owner()) {
         bail!("no relay is the owner: {statuses:?}");
     }
+    if lab.options().forwards() {
+        return shares(lab, &statuses);
+    }
     if relays.len() > 1 && !statuses.iter().any(|status| status.is_ready_backup()) {
         bail!("no relay is a backup in sync: {statuses:?}");
+    }
+    Ok(())
+}
+
+/// Every relay owns its share, and others could go on with it.
+fn shares(lab: &Lab, statuses: &[relay::Status]) -> Result<()> {
+    let due = BUCKETS / u32::from(lab.options().relays);
+    let unit = BUCKETS / u32::from(lab.options().units);
+    let fair = |status: &relay::Status| {
+        status.in_sync && status.buckets_owned.abs_diff(due) <= unit + 1
+    };
+    if !statuses.iter().all(fair) {
+        bail!("the relays do not share the buckets in sync yet: {statuses:?}");
     }
     Ok(())
 }
