@@ -147,6 +147,9 @@ pub struct StatusReport {
     pub owner: Option<u8>,
     /// Buckets that this node owns.
     pub buckets_owned: u32,
+    /// It answers for the cluster's addresses: frames of clients and backends reach it first.
+    #[serde(default)]
+    pub holds_addresses: bool,
     /// What this node's council does; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub council: Option<Box<CouncilReport>>,

@@ -25,7 +25,7 @@ pub fn status(status: &StatusReport) -> String {
             },
         ),
         ("view", format!("{}, term {}", status.view, status.term)),
-        ("buckets", format!("{} owned", status.buckets_owned)),
+        ("buckets", buckets),
         (
             "flows",
             format!(

@@ -67,6 +67,7 @@ fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
         peers: report.peers.iter().map(peer).collect(),
         owner: report.owner.map(|owner| owner.0),
         buckets_owned: units.buckets_owned(),
+        holds_addresses: units.holds_addresses(),
         council: None,
     }
 }

@@ -89,6 +89,7 @@ fn answer(
                 peers: Vec::new(),
                 owner: None,
                 buckets_owned: 0,
+                holds_addresses: false,
                 council: Some(Box::new(council)),
             })
         }

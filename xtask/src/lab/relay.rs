@@ -33,9 +33,15 @@ pub struct Status {
     /// Flows that it owns.
     #[serde(default)]
     pub flows: u64,
+    /// Flows that it ever owned.
+    #[serde(default)]
+    pub flows_total: u64,
     /// Buckets that it owns.
     #[serde(default)]
     pub buckets_owned: u32,
+    /// It answers for the cluster's addresses.
+    #[serde(default)]
+    pub holds_addresses: bool,
     /// What its council does, if it has one.
     #[serde(default)]
     pub council: Option<CouncilStatus>,

@@ -1,0 +1,112 @@
+//! Many units of ownership: all relays carry connections at the same time, frames reach their owner
+//! whichever relay they come to, and every relay can go on with the others' connections.
+
+use anyhow::{Result, ensure};
+use e2e::client::Client;
+use e2e::conversation::Conversation;
+use e2e::counters::counters;
+use e2e::{Fixture, How, Options, SYNC_LIMIT, TAKEOVER_LIMIT, plan, wait_for};
+
+/// Buckets that all flows fall into.
+const BUCKETS: u32 = 4096;
+
+const UNITS: u8 = 16;
+
+fn lab(relays: u8) -> Fixture {
+    Fixture::up(&Options { relays, witnesses: 1, units: UNITS, ..Options::default() }).unwrap()
+}
+
+/// Everything is owned, by these relays, and by each a fair share.
+fn await_shares(lab: &Fixture, relays: &[String]) -> Result<()> {
+    let unit = BUCKETS / u32::from(UNITS);
+    wait_for("equal shares", SYNC_LIMIT, || {
+        let statuses = relays.iter().map(|name| lab.status(name)).collect::<Result<Vec<_>>>()?;
+        let owned: Vec<u32> = statuses.iter().map(|status| status.buckets_owned).collect();
+        let due = BUCKETS / relays.len() as u32;
+        let is_fair = owned.iter().all(|owned| owned.abs_diff(due) <= unit);
+        let all = owned.iter().sum::<u32>() == BUCKETS;
+        ensure!(is_fair && all && statuses.iter().all(|status| status.in_sync), "{statuses:?}");
+        Ok(())
+    })
+}
+
+fn holder(lab: &Fixture, relays: &[String]) -> Result<String> {
+    for name in relays {
+        if lab.status(name)?.holds_addresses {
+            return Ok(name.clone());
+        }
+    }
+    anyhow::bail!("nobody answers for the addresses")
+}
+
+fn exchange_all(talks: &mut [Conversation]) {
+    for talk in talks {
+        talk.exchange().unwrap();
+    }
+}
+
+#[test]
+fn every_relay_carries_connections_and_goes_on_with_those_of_others() {
+    let mut lab = lab(3);
+    let all: Vec<String> = lab.relays().collect();
+    await_shares(&lab, &all).unwrap();
+    let listener = lab.backend_listener().unwrap();
+    let begin = |n: usize| {
+        let client = Client::raw(&lab, n % 2 == 1, "1.3").unwrap();
+        Conversation::accept(&listener, client).unwrap()
+    };
+    let mut talks: Vec<Conversation> = (0..24).map(begin).collect();
+    exchange_all(&mut talks);
+    for name in &all {
+        assert!(lab.status(name).unwrap().flows > 0, "{name} carries nothing");
+    }
+    let first = holder(&lab, &all).unwrap();
+    let other = all.iter().find(|name| **name != first).unwrap().clone();
+    for (lost, how) in [(other, How::Powercut), (first, How::Sigkill)] {
+        lab.kill(&lost, how).unwrap();
+        exchange_all(&mut talks);
+        let left: Vec<String> = all.iter().filter(|name| **name != lost).cloned().collect();
+        await_shares(&lab, &left).unwrap();
+        exchange_all(&mut talks);
+        lab.start(&lost).unwrap();
+        await_shares(&lab, &all).unwrap();
+        exchange_all(&mut talks);
+    }
+    for talk in talks {
+        talk.end().unwrap();
+    }
+}
+
+/// New connections fall to relays by their weights, which are equal here.
+#[test]
+fn four_relays_take_a_quarter_each() {
+    const CONNECTIONS: u64 = 4000;
+    let lab = lab(4);
+    let all: Vec<String> = lab.relays().collect();
+    await_shares(&lab, &all).unwrap();
+    let totals = || -> Result<Vec<u64>> {
+        all.iter().map(|name| Ok(lab.status(name)?.flows_total)).collect()
+    };
+    let before = totals().unwrap();
+    for n in 0..CONNECTIONS {
+        drop(lab.connect(n % 2 == 1, plan::PORT).unwrap());
+    }
+    let share = |after: Vec<u64>| -> Vec<u64> {
+        after.iter().zip(&before).map(|(after, before)| after - before).collect()
+    };
+    let shares = wait_for("all connections at the relays", TAKEOVER_LIMIT, || {
+        let shares = share(totals()?);
+        ensure!(shares.iter().sum::<u64>() >= CONNECTIONS, "{shares:?}");
+        Ok(shares)
+    });
+    let shares = shares.unwrap();
+    let sum = |name: &str| -> u64 {
+        let of = |relay: &String| counters(&lab, relay).unwrap()[&format!("xdp client0/{name}")];
+        all.iter().map(of).sum()
+    };
+    let (forwarded, taken) = (sum("xdp_forwarded"), sum("xdp_service"));
+    println!("connections by relay: {shares:?}; {forwarded} of {taken} frames were forwarded");
+    let due = CONNECTIONS / all.len() as u64;
+    assert!(shares.iter().all(|share| share.abs_diff(due) <= due / 10), "{shares:?}");
+    assert!(forwarded > taken / 2, "three quarters of the flows are elsewhere");
+}
