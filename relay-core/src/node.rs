@@ -193,7 +193,9 @@ impl Node {
     /// Takes in a whole Ethernet frame.
     pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
         match parse(frame) {
-            Ok(inbound) => self.handle_inbound(now, (side, self.is_forwarded(side, frame)), inbound),
+            Ok(inbound) => {
+                self.handle_inbound(now, (side, self.is_forwarded(side, frame)), inbound)
+            }
             Err(reason) => self.counters.count(reason),
         }
     }
@@ -386,9 +388,10 @@ fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnat
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
     let cluster = &settings.cluster;
     let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit.index()));
-    let peers = cluster.peers.iter().map(|(id, address)| {
-        Peer::new(*id, *address, Link::new(key, me, *id, cluster.heartbeat))
-    });
+    let peers = cluster
+        .peers
+        .iter()
+        .map(|(id, address)| Peer::new(*id, *address, Link::new(key, me, *id, cluster.heartbeat)));
     Replicas::new(peers.collect())
 }
 

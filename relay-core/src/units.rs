@@ -89,9 +89,8 @@ impl Units {
 
     /// Buckets of the units that this relay owns.
     pub fn buckets_owned(&self) -> u32 {
-        let owns = |bucket: &u32| {
-            self.nodes[Unit::of(*bucket, self.nodes.len())].role() == Role::Owner
-        };
+        let owns =
+            |bucket: &u32| self.nodes[Unit::of(*bucket, self.nodes.len())].role() == Role::Owner;
         (0..BUCKETS).filter(owns).count() as u32
     }
 

@@ -14,6 +14,8 @@ pub fn status(status: &StatusReport) -> String {
         Some(ms) => format!("{}, the last in {ms:.1} ms", status.takeovers),
         None => status.takeovers.to_string(),
     };
+    let holds = if status.holds_addresses { ", and holds the addresses" } else { "" };
+    let buckets = format!("{} owned{holds}", status.buckets_owned);
     let lines = [
         ("node", status.node.to_string()),
         (

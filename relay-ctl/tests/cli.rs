@@ -23,7 +23,7 @@ fn status_is_shown_to_people() {
 node         1
 role         owner, in sync
 view         12, term 3
-buckets      4096 owned
+buckets      4096 owned, and holds the addresses
 flows        50 owned, 0 shadows, 1200 since the start
 takeovers    1, the last in 12.3 ms
 uptime       1 min 01 s
@@ -254,6 +254,7 @@ fn status_report() -> StatusReport {
         ],
         owner: Some(1),
         buckets_owned: 4096,
+        holds_addresses: true,
         council: None,
     }
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use relay_abi::control::{Request, Response};
 use relay_abi::bucket::BUCKETS;
+use relay_abi::control::{Request, Response};
 use relay_abi::xdp::NOBODY;
 use relay_core::config::{Side, Unit};
 use relay_core::frame::EthernetAddress;

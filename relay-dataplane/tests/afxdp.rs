@@ -234,7 +234,13 @@ impl Node {
 
 fn settings(address: Ipv4Addr) -> Settings {
     let addresses = vec![(address.into(), Kind::Cluster(PORT))];
-    Settings { self_node: 0, lease: Duration::from_secs(1), addresses, macs: [[0; 6]; 2], log_drops: false }
+    Settings {
+        self_node: 0,
+        lease: Duration::from_secs(1),
+        addresses,
+        macs: [[0; 6]; 2],
+        log_drops: false,
+    }
 }
 
 /// A UDP socket that sends without checksums: on a veth they would be left to hardware that does

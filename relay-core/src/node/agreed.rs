@@ -15,9 +15,9 @@ use super::membership::Reading;
 use super::{Command, Node};
 use crate::canary::{Canary, breaks};
 use crate::id::{Incarnation, NodeId};
-use crate::unit::Unit;
 use crate::replica::{Author, Event, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
+use crate::unit::Unit;
 
 /// The same proposal is repeated after this many heartbeats: it may have been lost.
 const REPEAT_HEARTBEATS: u32 = 10;

@@ -341,7 +341,8 @@ mod tests {
     const B: (NodeId, Incarnation) = (NodeId(2), Incarnation(22));
 
     fn pair() -> (Channel, Channel) {
-        let (mut a, mut b) = (Channel::new(([7; 32], 0), A, B.0), Channel::new(([7; 32], 0), B, A.0));
+        let (mut a, mut b) =
+            (Channel::new(([7; 32], 0), A, B.0), Channel::new(([7; 32], 0), B, A.0));
         let mut buf = [0; 256];
         let n = a.seal_hello(&mut buf);
         assert_eq!(b.open(&mut buf[..n]), Ok(Opened::Hello));

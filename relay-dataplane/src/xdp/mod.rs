@@ -304,7 +304,13 @@ mod tests {
     #[test]
     fn owners_in_force_are_never_written_to() {
         let lease = Duration::from_secs(1);
-        let settings = Settings { self_node: 0, lease, addresses: Vec::new(), macs: [[0; 6]; 2], log_drops: false };
+        let settings = Settings {
+            self_node: 0,
+            lease,
+            addresses: Vec::new(),
+            macs: [[0; 6]; 2],
+            log_drops: false,
+        };
         let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
         for node in 1..5 {
             program.set_owner_all(node);

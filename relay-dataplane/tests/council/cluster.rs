@@ -74,6 +74,7 @@ impl Cluster {
 
     pub fn config_with(&self, node: u8, identity: Certificate) -> Council {
         Council {
+            units: 1,
             node,
             members: self.members.clone(),
             directory: self.directory.0.join(format!("votes-{node}")),

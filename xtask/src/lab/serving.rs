@@ -67,9 +67,8 @@ fn roles(lab: &Lab) -> Result<()> {
 fn shares(lab: &Lab, statuses: &[relay::Status]) -> Result<()> {
     let due = BUCKETS / u32::from(lab.options().relays);
     let unit = BUCKETS / u32::from(lab.options().units);
-    let fair = |status: &relay::Status| {
-        status.in_sync && status.buckets_owned.abs_diff(due) <= unit + 1
-    };
+    let fair =
+        |status: &relay::Status| status.in_sync && status.buckets_owned.abs_diff(due) <= unit + 1;
     if !statuses.iter().all(fair) {
         bail!("the relays do not share the buckets in sync yet: {statuses:?}");
     }
