@@ -38,3 +38,20 @@ impl Unit {
         (bucket % BUCKETS) as usize % count.max(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_has_as_many_buckets_as_any_other() {
+        for count in 1..=UNITS_MAX {
+            let mut buckets = vec![0u32; count.into()];
+            (0..BUCKETS).for_each(|bucket| buckets[Unit::of(bucket, count.into())] += 1);
+            let least = BUCKETS / u32::from(count);
+            assert!(buckets.iter().all(|has| (least..=least + 1).contains(has)), "{buckets:?}");
+        }
+        assert_eq!(Unit::all(0).collect::<Vec<_>>(), [Unit::WHOLE]);
+        assert_eq!(Unit::all(255).len(), usize::from(UNITS_MAX));
+    }
+}

@@ -105,3 +105,42 @@ impl Shard {
         waiting.into_iter().for_each(|id| self.touch(id));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Ipv4Address;
+
+    const MAC_OF: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 9]);
+
+    fn address(last: u16) -> IpAddress {
+        IpAddress::Ipv4(Ipv4Address::from(0x0a63_0000 + u32::from(last)))
+    }
+
+    #[test]
+    fn an_answer_waits_for_its_next_hop_and_gets_it() {
+        let mut hops = Hops::default();
+        assert_eq!(hops.toward(Side::Client, address(1)), None);
+        hops.keep(Side::Client, address(1), vec![0xff; 60]);
+        hops.keep(Side::Backend, address(1), vec![0xff; 60]);
+        assert_eq!(hops.unresolved.len(), 1, "asked for once");
+        assert_eq!(hops.learn((Side::Client, address(1)), MAC_OF), None);
+        let released = hops.release((Side::Client, address(1)), MAC_OF);
+        assert_eq!(released, [[&MAC_OF.0[..], &[0xff; 54]].concat()]);
+        assert_eq!(hops.waiting.len(), 1, "the other side's goes on to wait");
+        assert_eq!(hops.toward(Side::Client, address(1)), Some(MAC_OF));
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let mut hops = Hops::default();
+        for last in 0..=u16::MAX {
+            hops.toward(Side::Client, address(last));
+            hops.keep(Side::Client, address(last), vec![0; 60]);
+            hops.learn((Side::Client, address(last)), MAC_OF);
+        }
+        assert_eq!((hops.known.len(), hops.waiting.len()), (HOPS_MAX, WAITING_MAX));
+        assert!(hops.unresolved.len() <= HOPS_MAX);
+        assert_eq!(hops.waiting[0].1, address(u16::MAX - WAITING_MAX as u16 + 1), "oldest first");
+    }
+}

@@ -14,9 +14,9 @@ import sys
 UDP = 14 + 20
 PAYLOAD = UDP + 8
 # Heartbeats are longer, greetings shorter: a greeting has no payload.
-FRAME_MIN = PAYLOAD + 27 + 16 + 20
-# Behind version, kind, sender and two incarnations.
-COUNTER = 3 + 8 + 8
+FRAME_MIN = PAYLOAD + 28 + 16 + 20
+# Behind version, kind, sender, unit and two incarnations.
+COUNTER = 4 + 8 + 8
 LIMIT_S = 10
 
 
