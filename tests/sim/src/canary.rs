@@ -40,7 +40,7 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 23] = [
+pub const TRIALS: [Trial; 24] = [
     trial(Canary::ReleaseBeforeCommit, deafness, 3),
     trial(Canary::AnswerBeforeCommit, deafness, 3),
     trial(Canary::AckBeforeSettled, deafness, 3),
@@ -63,6 +63,10 @@ pub const TRIALS: [Trial; 23] = [
     trial(Canary::ReleaseBeforeCommit, three_and_a_crash, 5),
     trial(Canary::PromoteUngated, three_and_a_newcomer, 20),
     Trial { by: "claims an address", ..trial(Canary::IgnoreLease, three_and_a_silence, 5) },
+    Trial {
+        by: "does not know, without a lease",
+        ..trial(Canary::KeepAnswers, lost_connections, 20)
+    },
     Trial { by: "in without a lease", ..trial(Canary::KeepAnswers, three_and_new_clients, 10) },
 ];
 
@@ -276,6 +280,20 @@ fn three_and_a_pause(random: &mut Random) -> Options {
 fn three_and_a_silence(random: &mut Random) -> Options {
     let time = ms(1_200 + random.below(800));
     agreed(lasting(world(random, [(When::InSync, Action::Mute(Who::Owner, time))])))
+}
+
+/// All that knew of the connections are gone. Their backends repeat what they said to a new owner, which
+/// gets no processor for a while.
+fn lost_connections(random: &mut Random) -> Options {
+    let time = ms(300 + random.below(200));
+    let steps = [
+        (When::InSync, Action::Crash(Who::Backup, 0)),
+        (When::After(ms(5)), Action::Crash(Who::Owner, 0)),
+        (When::After(ms(20)), Action::Restart),
+        (When::InSync, Action::Wait),
+        (When::After(ms(random.below(1_000))), Action::Pause(Who::Owner, time)),
+    ];
+    Options { relays: 2, ..agreed(lasting(world(random, steps))) }
 }
 
 /// The owner gets no processor while one client after the other begins.
