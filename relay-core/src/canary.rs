@@ -45,6 +45,10 @@ pub enum Canary {
     SpeakUnbased,
     /// Rules 5 and 9: a backup takes over whatever it knows, in sync or not.
     TakeOverUnfit,
+    /// Rule 17: a lease never ends.
+    IgnoreLease,
+    /// Rule 17: what came in during a pause is answered although the lease has ended meanwhile.
+    KeepAnswers,
     /// Rule 20: TCP buffers keep the bytes that nobody needs any more.
     KeepPages,
 }

@@ -14,6 +14,7 @@ use relay_abi::peer::{Message, Session, View};
 use relay_views::Command as Proposal;
 use relay_views::id::NodeSet;
 
+use crate::canary::{Canary, breaks};
 use crate::config::{Authority, Settings, Side};
 use crate::crypto;
 use crate::entropy::Entropy;
@@ -187,7 +188,8 @@ impl Node {
     /// Whether the node may do what no gate has to agree to: release alone, take in new flows,
     /// reset those that it does not know, answer for the cluster's addresses (rule 17).
     fn has_lease(&self) -> bool {
-        self.settings.cluster.authority == Authority::Silence || self.lease_until > self.last_turn
+        let is_vouched = self.lease_until > self.last_turn || breaks(Canary::IgnoreLease);
+        self.settings.cluster.authority == Authority::Silence || is_vouched
     }
 
     /// Takes in a whole Ethernet frame.

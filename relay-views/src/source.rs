@@ -121,6 +121,11 @@ impl Audience {
         let oracle = Arc::clone(oracle);
         Audience { oracle, life, shown: None, due: None }
     }
+
+    /// Whether the view that was shown last is in force still.
+    pub fn is_current(&self) -> bool {
+        self.shown == Some(lock(&self.oracle).newest().number)
+    }
 }
 
 impl ViewSource for Audience {

@@ -1,6 +1,7 @@
 //! What an owner may do, and what becomes of it when it owns no more.
 
 use super::Shard;
+use crate::canary::{Canary, breaks};
 use crate::config::Settings;
 use crate::flow::{Effects, Turn};
 use crate::reason::Counters;
@@ -12,7 +13,7 @@ impl Shard {
     /// leave either: frames that came in during a pause were answered before the pause was noticed.
     pub fn set_lease(&mut self, has_lease: bool) {
         self.has_lease = has_lease;
-        if !has_lease {
+        if !has_lease && !breaks(Canary::KeepAnswers) {
             self.client_replies.clear();
             self.backend_replies.clear();
             self.hops.forget_waiting();

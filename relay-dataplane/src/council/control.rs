@@ -59,9 +59,6 @@ pub struct Control {
     described: String,
 }
 
-/// A leader that was heard within this time leads still, and so the view is the newest.
-const FRESH: Duration = Duration::from_millis(8 * TICK.as_millis() as u64);
-
 enum Stage {
     /// The log is blank, and nobody is known to know a cluster.
     Waiting(Founding),
@@ -189,7 +186,7 @@ impl Control {
         }
         self.tell();
         if let Stage::Sitting(council) = &self.stage
-            && council.is_current(self.now(), FRESH)
+            && council.is_current(self.now())
         {
             self.desk.vouch();
         }

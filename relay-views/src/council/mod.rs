@@ -41,6 +41,9 @@ pub use self::store::Inconsistent;
 /// Time between ticks of the engine.
 pub const TICK: Duration = Duration::from_millis(5);
 
+/// A leader that was heard within this time leads still: an election takes longer.
+const FRESH: Duration = Duration::from_millis(8 * TICK.as_millis() as u64);
+
 /// A wake-up that is late by as much shows that this node was paused.
 const LATE: Duration = Duration::from_millis(20);
 
@@ -195,6 +198,8 @@ pub struct Council {
     campaign_at: Option<Duration>,
     /// When a seat was heard last: the leader, and at the leader everybody.
     heard: BTreeMap<Seat, Duration>,
+    /// Which leader is heard without a gap, and since when.
+    listens_since: Option<(Seat, Duration)>,
     /// Since when this node leads.
     leads_since: Option<Duration>,
     /// Membership that this node wants, and is proposed until it has it.
@@ -256,6 +261,7 @@ impl Council {
             silent: NodeSet::EMPTY,
             campaign_at: None,
             heard: BTreeMap::new(),
+            listens_since: None,
             leads_since: None,
             wish: None,
             duties: duties::Duties::default(),
@@ -277,11 +283,23 @@ impl Council {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Whether, as far as this node can know, no view is in force that it has not been told of: it
-    /// leads, or it heard the leader just now. An election takes longer than `age_max` should be.
-    pub fn is_current(&self, now: Duration, age_max: Duration) -> bool {
-        let leader = self.leading_seat().and_then(|leader| self.heard.get(&leader));
-        self.is_leader() || leader.is_some_and(|at| now.saturating_sub(*at) < age_max)
+    /// Whether, as far as this node can know, no view is in force that it has not been told of for
+    /// longer than [`FRESH`]: it leads a majority that it hears, or hears the leader.
+    pub fn is_current(&self, now: Duration) -> bool {
+        let is_fresh = |at: Duration| now.saturating_sub(at) < FRESH;
+        if self.is_leader() {
+            let heard = self.heard.iter().filter(|(_, at)| is_fresh(**at));
+            let heard = heard.map(|(seat, _)| seat.number());
+            let heard = heard.chain([self.settings.seat.number()]).collect();
+            // What a former leader has decided is known when something of its own is decided.
+            return self.raw.raft.commit_to_current_term()
+                && self.raw.raft.prs().has_quorum(&heard);
+        }
+        let leader = self.leading_seat();
+        let at = leader.and_then(|leader| self.heard.get(&leader)).copied();
+        // A leader that is heard again sends what was missed only when it has heard of us, too.
+        let listens = self.listens_since.filter(|(seat, _)| Some(*seat) == leader);
+        at.is_some_and(is_fresh) && listens.is_some_and(|(_, since)| !is_fresh(since))
     }
 
     /// What an operator wants to know.
@@ -453,9 +471,21 @@ impl Council {
         self.draw_timeout();
         let leads = sender.map(Seat::number) == Some(self.raw.raft.leader_id);
         if let Some(seat) = sender.filter(|_| known || leads) {
-            self.heard.insert(seat, self.now);
+            let before = self.heard.insert(seat, self.now);
+            if leads {
+                self.listen(seat, before);
+            }
         }
         stepped.map_err(|_| Dropped::Unexpected)
+    }
+
+    /// The leader is heard, and was heard before then.
+    fn listen(&mut self, leader: Seat, before: Option<Duration>) {
+        let goes_on = self.listens_since.is_some_and(|(seat, _)| seat == leader)
+            && before.is_some_and(|at| self.now.saturating_sub(at) < FRESH);
+        if !goes_on {
+            self.listens_since = Some((leader, self.now));
+        }
     }
 
     /// What others said while this node did not run is not their silence.

@@ -10,6 +10,9 @@ use crate::world::{Fault, MILLI, World};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A word may be as old as this: 40 ms, and what a message takes.
+const WORD: Duration = Duration::from_millis(50);
+
 fn settled(seed: u64, relays: u8, witnesses: u8) -> World {
     let founders = if seed.is_multiple_of(2) { 1 } else { (relays + witnesses).into() };
     let mut world = World::new(seed, relays, witnesses, founders);
@@ -178,5 +181,33 @@ fn who_is_deaf_ejects_nobody_for_long() {
         let view = views.max_by_key(|view| view.number).unwrap();
         let expected: NodeSet = [1, 2, 4].map(NodeId).into_iter().collect();
         assert_eq!(view.alive(), expected, "seed {seed}");
+    }
+}
+
+/// A node that is cut off, leads or not, and comes back is not vouched for while others know of a
+/// view that it does not know (rule 17).
+#[test]
+fn the_word_of_a_council_is_never_out_of_date() {
+    for seed in 0..40 {
+        let mut world = settled(seed, 3, seed as u8 % 2);
+        let leads = |world: &World, id: &NodeId| (world.leader() == Some(*id)) == (seed % 4 < 2);
+        let cut = world.relays().into_iter().find(|id| leads(&world, id)).unwrap();
+        world.happen(Fault::Split(NodeSet::of(cut)));
+        world.fault_in(MILLI * (200 + seed as u32 * 10), Fault::Heal);
+        let (end, mut known, mut words) = (world.now + MILLI * 1_500, Vec::new(), 0);
+        while world.now < end {
+            world.step();
+            known.push((world.now, world.checker.newest()));
+            let due = known.partition_point(|(at, _)| *at + WORD < world.now);
+            let Some((_, due)) = due.checked_sub(1).map(|last| known[last]) else { continue };
+            for node in world.nodes.values() {
+                let council = node.council.as_ref().filter(|council| council.is_current(world.now));
+                let Some(council) = council else { continue };
+                words += usize::from(node.id == cut);
+                let number = council.view().number;
+                assert!(number >= due, "seed {seed}: {:?} knows {number} of {due}", node.id);
+            }
+        }
+        assert!(words > 100, "seed {seed}: nobody vouches for {cut:?} any more");
     }
 }

@@ -17,7 +17,7 @@ use relay_core::replica::{OUTBOX_MAX, Role, Shadow};
 use smoltcp::wire::TcpPacket;
 
 use crate::flights::Flights;
-use crate::wire::Seen;
+use crate::wire::{Ends, Seen};
 
 /// Effects that may wait in a node of these runs.
 const EFFECTS_MAX: usize = 50_000;
@@ -38,8 +38,6 @@ const EDGE: i32 = 1;
 
 /// An acknowledgement lags by four segments at most, and a part of one.
 const LAG_MAX: u32 = 5 * 1460;
-
-type Ends = (SocketAddr, SocketAddr);
 
 /// Checks of everything that relays send.
 #[derive(Default)]

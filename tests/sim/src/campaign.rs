@@ -49,6 +49,8 @@ pub struct Totals {
     pub flights: u64,
     /// Records that were compared with what their number had sealed elsewhere.
     pub seals: u64,
+    /// Frames that only the holder of a lease may send.
+    pub leases: u64,
     pub frames: u64,
     /// FINs that the ends' TCP forgot to send again.
     pub forgotten_fins: u64,
@@ -75,6 +77,7 @@ impl Totals {
         self.flights += report.flights;
         self.frames += report.frames;
         self.seals += report.seals;
+        self.leases += report.leases;
         self.forgotten_fins += report.forgotten_fins;
         self.backlog = self.backlog.max(report.load.backlog);
         self.held = self.held.max(report.load.held);
@@ -94,6 +97,7 @@ impl fmt::Display for Totals {
             records,
             pairs,
             seals,
+            leases,
             compared,
             flights,
             frames,
@@ -111,6 +115,7 @@ impl fmt::Display for Totals {
         writeln!(f, "entries and tags compared with what their number had sealed {seals}")?;
         writeln!(f, "segments compared with a backup {compared} of {frames} frames")?;
         writeln!(f, "segments of handshakes compared with what a backup would answer {flights}")?;
+        writeln!(f, "frames compared with the council's word {leases}")?;
         writeln!(f, "FINs sent again that the ends' TCP had forgotten {forgotten_fins}")?;
         write!(f, "largest backlog {backlog} bytes, largest shadow {held} bytes, ")?;
         write!(f, "largest TCP buffers of a flow {buffers} bytes")

@@ -40,7 +40,7 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 21] = [
+pub const TRIALS: [Trial; 24] = [
     trial(Canary::ReleaseBeforeCommit, deafness, 3),
     trial(Canary::AnswerBeforeCommit, deafness, 3),
     trial(Canary::AckBeforeSettled, deafness, 3),
@@ -62,6 +62,12 @@ pub const TRIALS: [Trial; 21] = [
     trial(Canary::IgnoreTerms, three_and_a_pause, 20),
     trial(Canary::ReleaseBeforeCommit, three_and_a_crash, 5),
     trial(Canary::PromoteUngated, three_and_a_newcomer, 20),
+    Trial { by: "claims an address", ..trial(Canary::IgnoreLease, three_and_a_silence, 5) },
+    Trial {
+        by: "does not know, without a lease",
+        ..trial(Canary::KeepAnswers, lost_connections, 20)
+    },
+    Trial { by: "in without a lease", ..trial(Canary::KeepAnswers, three_and_new_clients, 10) },
 ];
 
 /// All trials, on all cores.
@@ -268,6 +274,38 @@ fn three_and_a_newcomer(random: &mut Random) -> Options {
 fn three_and_a_pause(random: &mut Random) -> Options {
     let time = ms(200 + random.below(200));
     agreed(lasting(world(random, [(When::InSync, Action::Pause(Who::Owner, time))])))
+}
+
+/// The owner is cut off from the others for so long that its next announcement would be due.
+fn three_and_a_silence(random: &mut Random) -> Options {
+    let time = ms(1_200 + random.below(800));
+    agreed(lasting(world(random, [(When::InSync, Action::Mute(Who::Owner, time))])))
+}
+
+/// All that knew of the connections are gone. Their backends repeat what they said to a new owner, which
+/// gets no processor for a while.
+fn lost_connections(random: &mut Random) -> Options {
+    let time = ms(300 + random.below(200));
+    let steps = [
+        (When::InSync, Action::Crash(Who::Backup, 0)),
+        (When::After(ms(5)), Action::Crash(Who::Owner, 0)),
+        (When::After(ms(20)), Action::Restart),
+        (When::InSync, Action::Wait),
+        (When::After(ms(random.below(1_000))), Action::Pause(Who::Owner, time)),
+    ];
+    Options { relays: 2, ..agreed(lasting(world(random, steps))) }
+}
+
+/// The owner gets no processor while one client after the other begins.
+fn three_and_new_clients(random: &mut Random) -> Options {
+    let plans =
+        (1..=10).map(|id| Plan { start: START + ms(30 * id), ..Plan::new(id, 2_000, 2_000) });
+    let time = ms(200 + random.below(200));
+    let steps = [
+        Step::new(When::After(START + ms(random.below(200))), Action::Wait),
+        Step::new(When::InSync, Action::Pause(Who::Owner, time)),
+    ];
+    agreed(Options::new(plans.collect(), steps.into()))
 }
 
 /// Connections that are still there when all steps have been done: their clients are far away.

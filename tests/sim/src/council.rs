@@ -69,10 +69,25 @@ impl Council {
 }
 
 impl Member {
-    /// Shows the node what there is to see. Who is out of reach sees nothing.
-    pub fn show(&mut self, now: Instant, node: &mut Node, in_reach: bool) {
+    /// Whose end this is.
+    pub fn life(&self) -> (NodeId, Incarnation) {
+        self.life
+    }
+
+    /// Whether nobody else holds what this life owns, or is about to, in the view that it saw last.
+    pub fn is_alone(&self) -> bool {
+        let (me, _) = self.life;
+        let bucket = self.shown.as_ref().and_then(|view| view.bucket(0));
+        bucket.is_some_and(|bucket| {
+            bucket.owner == Some(me) && bucket.in_sync.union(bucket.learners) == NodeSet::of(me)
+        })
+    }
+
+    /// Shows the node what there is to see; whether it was vouched for. Who is out of reach sees
+    /// nothing.
+    pub fn show(&mut self, now: Instant, node: &mut Node, in_reach: bool) -> bool {
         if !in_reach {
-            return;
+            return false;
         }
         let time = Duration::from_nanos(now.as_nanos());
         if let Some(view) = self.audience.next_view(time) {
@@ -81,9 +96,12 @@ impl Member {
         }
         let (id, incarnation) = self.life;
         let is_member = self.shown.as_ref().is_some_and(|view| view.names(id, incarnation));
-        if is_member {
+        // Who was just found again has not been told yet what it has missed.
+        let vouched = is_member && self.audience.is_current();
+        if vouched {
             node.handle_lease(now);
-        } else if now - self.joined_at >= JOIN_INTERVAL {
+        }
+        if !is_member && now - self.joined_at >= JOIN_INTERVAL {
             self.joined_at = now;
             let candidate = Candidate {
                 node: id,
@@ -96,6 +114,7 @@ impl Member {
             };
             self.audience.propose(time, Command::Join(candidate));
         }
+        vouched
     }
 
     pub fn propose(&mut self, now: Instant, command: Command) {

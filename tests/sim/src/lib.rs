@@ -17,6 +17,7 @@ mod faults;
 mod fins;
 mod flights;
 mod host;
+mod lease;
 mod network;
 mod odd;
 pub mod pcap;

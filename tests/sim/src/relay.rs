@@ -9,6 +9,7 @@ use relay_core::time::{Duration, Instant};
 
 use crate::audit::Sender;
 use crate::council::Member;
+use crate::lease::Standing;
 
 /// Frames that a paused machine's receive rings hold; more are lost.
 const RING: usize = 2048;
@@ -59,6 +60,8 @@ pub struct Turned {
     pub died: bool,
     /// Who sends the frames.
     pub sender: Sender,
+    /// The same for the council, if there is one.
+    pub standing: Option<Standing>,
 }
 
 impl Relay {
@@ -138,11 +141,10 @@ impl Relay {
         for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
             node.handle_frame(now, side, &frame);
         }
-        if let Some(member) = &mut self.member {
-            member.show(now, node, in_reach);
-        }
+        let vouched = self.member.as_mut().is_some_and(|member| member.show(now, node, in_reach));
         node.turn(now);
         let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
+        turned.standing = self.member.as_ref().map(|member| Standing::of(node, member, vouched));
         while let Some(command) = node.poll_command() {
             match (command, self.member.as_mut().filter(|_| in_reach)) {
                 (Command::Resolve(side, address), _) => turned.resolve.push((side, address)),

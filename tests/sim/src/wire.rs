@@ -23,6 +23,9 @@ pub struct Wire {
     pub conflicts: Vec<String>,
 }
 
+/// Both ends of a stream: the sender's first.
+pub type Ends = (SocketAddr, SocketAddr);
+
 /// A segment of TCP as it is on the wire.
 pub struct Seen<'a> {
     pub source: SocketAddr,

@@ -18,6 +18,7 @@ use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
 use crate::council::Council;
 use crate::flights::Flights;
+use crate::lease::{Leases, Standing};
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
 use crate::random::Random;
@@ -64,6 +65,8 @@ pub struct Report {
     pub flights: u64,
     /// Records that were compared with what their number had sealed elsewhere.
     pub seals: u64,
+    /// Frames that only the holder of a lease may send.
+    pub leases: u64,
     /// The largest queues.
     pub load: Load,
     /// Connections that ended as they had to.
@@ -100,6 +103,7 @@ pub struct World {
     pub(crate) relays: Vec<Relay>,
     /// Who decides about views, if relays do not.
     pub(crate) council: Option<Council>,
+    leases: Option<Leases>,
     pub(crate) clients: Clients,
     pub(crate) backend: Backend,
     pub(crate) wire: Wire,
@@ -160,6 +164,7 @@ impl World {
             network,
             relays,
             council,
+            leases: options.views.map(Leases::new),
             clients,
             backend,
             wire: Wire::default(),
@@ -323,8 +328,9 @@ impl World {
             let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
-            let Turned { frames, resolve, died, sender } = turned;
+            let Turned { frames, resolve, died, sender, standing } = turned;
             self.turns += 1;
+            self.watch_leases(standing.as_ref(), &frames);
             let cover = self.cover(index, &sender, &frames);
             let muted = self.relays[index].is_muted(self.now);
             let lost = [Side::Client, Side::Backend, Side::Cluster].map(|side| {
@@ -346,6 +352,16 @@ impl World {
                 self.note(&format!("relay {} is dead", index + 1));
             }
             self.watch_role(index);
+        }
+    }
+
+    /// Compares what a relay does with what it may do by itself.
+    fn watch_leases(&mut self, standing: Option<&Standing>, frames: &[(Side, Vec<u8>)]) {
+        let (Some(leases), Some(council)) = (&mut self.leases, &self.council) else { return };
+        let Some(standing) = standing else { return };
+        leases.attend(self.now, &council.newest(), standing);
+        for (side, frame) in frames.iter().filter(|(side, _)| *side != Side::Cluster) {
+            leases.watch(self.now, standing, (*side, frame));
         }
     }
 
@@ -396,7 +412,8 @@ impl World {
             return true;
         }
         let objections = [&self.wire.conflicts, &self.backend.failures, &self.audit.failures];
-        if objections.iter().any(|failures| !failures.is_empty()) {
+        let leases = self.leases.iter().map(|leases| &leases.failures);
+        if objections.into_iter().chain(leases).any(|failures| !failures.is_empty()) {
             return true;
         }
         let ended = |flow: &crate::client::Client| {
@@ -418,6 +435,10 @@ impl World {
         }
         for failure in core::mem::take(&mut self.audit.failures) {
             self.fail(failure);
+        }
+        if let Some(leases) = self.leases.take() {
+            self.report.leases = leases.checked;
+            leases.failures.into_iter().for_each(|failure| self.fail(failure));
         }
         self.report.seals = self.seals.checked + self.seals.compare(&self.wire);
         for failure in core::mem::take(&mut self.seals.failures) {
