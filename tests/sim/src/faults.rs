@@ -17,7 +17,7 @@ const REPLAYED: usize = 200;
 /// Where the checksum of a UDP datagram over IPv4 is; zero means that there is none (RFC 768).
 const UDP_CHECKSUM: usize = 14 + 20 + 6;
 /// The third lowest byte of a datagram's counter.
-const COUNTER_HIGH: usize = 14 + 20 + 8 + 19 + 5;
+const COUNTER_HIGH: usize = 14 + 20 + 8 + 20 + 5;
 
 /// Longest frame of noise, in bytes.
 const NOISE_MAX: u64 = 200;
