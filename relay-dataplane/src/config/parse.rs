@@ -92,6 +92,7 @@ pub(super) struct Cluster {
     /// A cluster of one has none.
     #[serde(default)]
     pub peer: Vec<Peer>,
+    pub without_council: Option<Spanned<bool>>,
     pub council: Option<Council>,
 }
 

@@ -189,6 +189,7 @@ impl Resolver<'_> {
             realtime,
             peers: Some(&peers),
         };
+        self.without_council(cluster)?;
         let council = cluster.council.as_ref();
         let council = council.map(|council| self.council(council, &context)).transpose()?;
         Ok(Cluster {
@@ -200,6 +201,27 @@ impl Resolver<'_> {
             peers,
             council,
         })
+    }
+
+    /// Whether relays decide by silence, which the operator has to say.
+    fn without_council(&self, cluster: &parse::Cluster) -> Result<()> {
+        let said = cluster.without_council.as_ref().filter(|said| *said.get_ref());
+        match (said, &cluster.council, cluster.peer.first()) {
+            (None, None, Some(peer)) => Err(self.wrong(
+                &peer.id,
+                "there is another relay and no council: who hears nothing of the other for \
+                 timeout_ms owns everything, so that a cut between the two makes two owners, and \
+                 connections are lost",
+                "add a section [cluster.council] with a witness, or accept that with \
+                 cluster.without_council = true",
+            )),
+            (Some(said), Some(_), _) => Err(self.wrong(
+                said,
+                "there is a section [cluster.council]",
+                "remove one of the two: with a council, views decide",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn timeout(&self, cluster: &parse::Cluster) -> Result<Duration> {

@@ -164,6 +164,9 @@ timeout_ms = {timeout}
         key = key_file().display(),
         address = Network::Cluster.v4(relay_host(id)),
     );
+    if options.relays > 1 && !options.has_council() {
+        text += "without_council = true\n";
+    }
     for peer in (1..=options.relays).filter(|peer| *peer != id) {
         let address = Network::Cluster.v4(relay_host(peer));
         write!(text, "\n[[cluster.peer]]\nid = {peer}\naddress = \"{address}\"\n")?;

@@ -24,11 +24,34 @@ address = "10.99.3.21:7001"
 kind = "relay"
 "#;
 
+/// [`VALID`] without the choice of deciding by silence.
+fn counted() -> String {
+    VALID.replace("without_council = true\n", "")
+}
+
 #[test]
-fn a_council_is_resolved_and_may_be_left_out() {
+fn who_wants_no_council_has_to_say_so() {
     let directory = Directory::new();
     assert!(directory.load(VALID).unwrap().cluster.council.is_none());
-    let council = directory.load(&format!("{VALID}{COUNCIL}")).unwrap().cluster.council.unwrap();
+    let message = |text: &str| directory.load(text).unwrap_err().to_string();
+    let refused = message(&counted());
+    let expected = ":16: cluster.peer[1].id: there is another relay and no council: who hears \
+                    nothing of the other for timeout_ms owns everything, so that a cut between \
+                    the two makes two owners, and connections are lost: add a section \
+                    [cluster.council] with a witness, or accept that with \
+                    cluster.without_council = true";
+    assert!(refused.ends_with(expected), "{refused}");
+    let refused = message(&format!("{VALID}{COUNCIL}"));
+    assert!(refused.contains(":15: cluster.without_council: there is a section"), "{refused}");
+    let peers = counted().replace("[[cluster.peer]]\nid = 3\naddress = \"10.99.3.23\"\n", "");
+    let alone = peers.replace("[[cluster.peer]]\nid = 2\naddress = \"10.99.3.22\"\n", "");
+    assert!(directory.load(&alone).is_ok(), "one relay has nobody to agree with");
+}
+
+#[test]
+fn a_council_is_resolved() {
+    let directory = Directory::new();
+    let council = directory.load(&(counted() + COUNCIL)).unwrap().cluster.council.unwrap();
     assert_eq!(council.members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2, 3, 9]);
     assert_eq!((council.node, council.own().kind), (1, Kind::Relay));
     assert_eq!(council.own().address, "10.99.3.21:7001".parse().unwrap());
@@ -60,8 +83,11 @@ fn two_relays_without_a_witness_are_spelled_out() {
     let witness =
         "[[cluster.council.member]]\nid = 9\naddress = \"10.99.4.9:7001\"\nkind = \"witness\"\n";
     let third = "[[cluster.council.member]]\nid = 3\naddress = \"10.99.3.23:7001\"\n";
-    let pair =
-        format!("{}{}", VALID.replace(peer, ""), COUNCIL.replace(witness, "").replace(third, ""));
+    let pair = format!(
+        "{}{}",
+        counted().replace(peer, ""),
+        COUNCIL.replace(witness, "").replace(third, "")
+    );
     let refused = directory.load(&pair).unwrap_err().to_string();
     let expected = ": cluster.council.member[1]: two relays and no witness: relay 1 would decide alone, \
                     and when it is lost, relay 2 takes nothing over and all connections are lost: \
@@ -78,9 +104,9 @@ fn two_relays_without_a_witness_are_spelled_out() {
 #[test]
 fn mistakes_in_the_council_name_their_remedy() {
     let directory = Directory::new();
-    let before = VALID.lines().count();
+    let before = counted().lines().count();
     for (from, to, line, expected) in COUNCILS {
-        let text = format!("{VALID}{}", COUNCIL.replacen(from, to, 1));
+        let text = format!("{}{}", counted(), COUNCIL.replacen(from, to, 1));
         let message = directory.load(&text).unwrap_err().to_string();
         let here = format!("{}/", directory.path.display());
         let expected = format!(":{}: {}", before + line, expected.replace("DIR", &here));

@@ -42,7 +42,7 @@ const SHAPE: &[Case] = &[
     (
         "port = 8443\n",
         "",
-        ":37: listener[2]: missing field `port`: add it (docs/CONFIG.md shows a complete file)",
+        ":38: listener[2]: missing field `port`: add it (docs/CONFIG.md shows a complete file)",
     ),
     (
         "[virtual_mac]\nclient = \"02:00:5e:01:00:64\"\nbackend = \"02:00:5E:02:00:64\"\n",
@@ -53,13 +53,13 @@ const SHAPE: &[Case] = &[
     (
         "[virtual_mac]",
         "[virtual]",
-        ":21: virtual: unknown field `virtual`, expected one of `node`, `ports`, `worker`, `cluster`, `virtual_mac`, `limits`, `listener`: remove it, or correct its spelling",
+        ":22: virtual: unknown field `virtual`, expected one of `node`, `ports`, `worker`, `cluster`, `virtual_mac`, `limits`, `listener`: remove it, or correct its spelling",
     ),
 ];
 
 const VALUES: &[Case] = &[
     ("id = 1\n", "id = 0\n", ":2: node.id: 0 is out of range: set it to 1 to 255"),
-    ("id = 3", "id = 256", ":16: cluster.peer[1].id: 256 is out of range: set it to 1 to 255"),
+    ("id = 3", "id = 256", ":17: cluster.peer[1].id: 256 is out of range: set it to 1 to 255"),
     (
         "relay.sock",
         "",
@@ -76,7 +76,7 @@ const VALUES: &[Case] = &[
         ":5: ports.client: \"a name too long\" is no name of a network interface: choose one that `ip link` shows",
     ),
     ("busy", "fast", ":8: ports.mode: \"fast\" is no mode: set it to poll or busy"),
-    ("core = 1", "core = -1", ":25: worker.core: -1 is out of range: set it to 0 to 1023"),
+    ("core = 1", "core = -1", ":26: worker.core: -1 is out of range: set it to 0 to 1023"),
     ("7305", "0", ":12: cluster.udp_port: 0 is out of range: set it to 1 to 65535"),
     (
         "heartbeat_ms = 5",
@@ -106,64 +106,64 @@ const VALUES: &[Case] = &[
     (
         "fd99:1::100",
         "::ffff:10.99.1.9",
-        ":30: listener[1].addresses[2]: ::ffff:10.99.1.9 is an IPv4-mapped address: use a unicast address that the whole network segment can reach",
+        ":31: listener[1].addresses[2]: ::ffff:10.99.1.9 is an IPv4-mapped address: use a unicast address that the whole network segment can reach",
     ),
     (
         "02:00:5e:01:00:64",
         "02:00:5e:01:00",
-        ":22: virtual_mac.client: \"02:00:5e:01:00\" is no MAC address: write it as 02:00:5e:01:00:64",
+        ":23: virtual_mac.client: \"02:00:5e:01:00\" is no MAC address: write it as 02:00:5e:01:00:64",
     ),
     (
         "02:00:5e:01:00:64",
         "01:00:5e:01:00:64",
-        ":22: virtual_mac.client: 01:00:5e:01:00:64 is no address of a single station: use one that begins with 02",
+        ":23: virtual_mac.client: 01:00:5e:01:00:64 is no address of a single station: use one that begins with 02",
     ),
-    ("flows = 1000", "flows = 0", ":27: limits.flows: 0 is out of range: set it to 1 to 1048576"),
+    ("flows = 1000", "flows = 0", ":28: limits.flows: 0 is out of range: set it to 1 to 1048576"),
     (
         "flows = 1000",
         "keepalive_s = -1",
-        ":27: limits.keepalive_s: -1 is out of range: set it to 0 to 31622400",
+        ":28: limits.keepalive_s: -1 is out of range: set it to 0 to 31622400",
     ),
     (
         "flows = 1000",
         "send_buffer = 100",
-        ":27: limits.send_buffer: 100 is out of range: set it to 32768 to 16777216",
+        ":28: limits.send_buffer: 100 is out of range: set it to 32768 to 16777216",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = -1",
-        ":28: limits.hold_ms: -1 is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
+        ":29: limits.hold_ms: -1 is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = nan",
-        ":28: limits.hold_ms: NaN is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
+        ":29: limits.hold_ms: NaN is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = \"long\"",
-        ":28: limits.hold_ms: \"long\" is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
+        ":29: limits.hold_ms: \"long\" is no time to hold: set it to 0 to 10000 (milliseconds), \"measured\" or \"infinite\"",
     ),
     (
         "hold_ms = 2.5",
         "hold_ms = true",
-        ":28: limits.hold_ms: invalid type: boolean `true`, expected a number of milliseconds, \"measured\" or \"infinite\": docs/CONFIG.md says what belongs here",
+        ":29: limits.hold_ms: invalid type: boolean `true`, expected a number of milliseconds, \"measured\" or \"infinite\": docs/CONFIG.md says what belongs here",
     ),
-    ("port = 8443", "port = 0", ":39: listener[2].port: 0 is out of range: set it to 1 to 65535"),
+    ("port = 8443", "port = 0", ":40: listener[2].port: 0 is out of range: set it to 1 to 65535"),
     (
         "10.99.2.10:9000",
         "10.99.2.10",
-        ":41: listener[2].backends[1]: \"10.99.2.10\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
+        ":42: listener[2].backends[1]: \"10.99.2.10\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
     ),
     (
         "10.99.2.10:9000",
         "10.99.2.10:0",
-        ":41: listener[2].backends[1]: \"10.99.2.10:0\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
+        ":42: listener[2].backends[1]: \"10.99.2.10:0\" is no address and port: write it as 192.0.2.1:8080 or [2001:db8::1]:8080",
     ),
     (
         "[\"10.99.2.10:9000\"]",
         "[]",
-        ":41: listener[2].backends: there are no backends: add at least one",
+        ":42: listener[2].backends: there are no backends: add at least one",
     ),
 ];
 
@@ -176,57 +176,57 @@ const CROSS: &[Case] = &[
     (
         "id = 3",
         "id = 1",
-        ":16: cluster.peer[1].id: 1 is this node's own id: list only the other nodes, and give each its own id",
+        ":17: cluster.peer[1].id: 1 is this node's own id: list only the other nodes, and give each its own id",
     ),
     (
         "id = 2",
         "id = 3",
-        ":19: cluster.peer[2].id: 3 is already the id of another peer: give each node its own id",
+        ":20: cluster.peer[2].id: 3 is already the id of another peer: give each node its own id",
     ),
     (
         "10.99.3.22",
         "10.99.3.21",
-        ":20: cluster.peer[2].address: 10.99.3.21 is already the cluster address of a node: give each role its own address",
+        ":21: cluster.peer[2].address: 10.99.3.21 is already the cluster address of a node: give each role its own address",
     ),
     (
         "10.99.3.22",
         "fd99:3::22",
-        ":20: cluster.peer[2].address: fd99:3::22 and this node's 10.99.3.21 are of different families: use IPv4 or IPv6 for the whole cluster network",
+        ":21: cluster.peer[2].address: fd99:3::22 and this node's 10.99.3.21 are of different families: use IPv4 or IPv6 for the whole cluster network",
     ),
     (
         "02:00:5E:02:00:64",
         "02:00:5e:01:00:64",
-        ":23: virtual_mac.backend: it is the client side's address, too: give the two sides different addresses",
+        ":24: virtual_mac.backend: it is the client side's address, too: give the two sides different addresses",
     ),
     (
         "\"10.99.1.100\"",
         "\"10.99.3.21\"",
-        ":30: listener[1].addresses[1]: 10.99.3.21 is already the cluster address of a node: give each role its own address",
+        ":31: listener[1].addresses[1]: 10.99.3.21 is already the cluster address of a node: give each role its own address",
     ),
     (
         "\"10.99.2.100\"",
         "\"10.99.1.100\"",
-        ":32: listener[1].snat[1]: 10.99.1.100 is already an address of a listener: give each role its own address",
+        ":33: listener[1].snat[1]: 10.99.1.100 is already an address of a listener: give each role its own address",
     ),
     (
         "10.99.2.10:8080",
         "10.99.2.100:8080",
-        ":33: listener[1].backends[1]: 10.99.2.100 is already a SNAT address: give each role its own address",
+        ":34: listener[1].backends[1]: 10.99.2.100 is already a SNAT address: give each role its own address",
     ),
     (
         "port = 8443",
         "port = 443",
-        ":38: listener[2].addresses[1]: 10.99.1.100:443 is listened on twice: keep one listener for an address and port",
+        ":39: listener[2].addresses[1]: 10.99.1.100:443 is listened on twice: keep one listener for an address and port",
     ),
     (
         "\"fd99:2::100\"",
         "\"10.99.2.101\"",
-        ":32: listener[1].snat[2]: 10.99.2.101 is the second IPv4 address: keep one of each family",
+        ":33: listener[1].snat[2]: 10.99.2.101 is the second IPv4 address: keep one of each family",
     ),
     (
         ", \"fd99:2::100\"",
         "",
-        ":33: listener[1].backends[2]: [fd99:2::10]:8080 has no SNAT address of its family: add an IPv6 address to snat",
+        ":34: listener[1].backends[2]: [fd99:2::10]:8080 has no SNAT address of its family: add an IPv6 address to snat",
     ),
 ];
 
@@ -249,42 +249,42 @@ const FILES: &[Case] = &[
     (
         "chain.pem",
         "key.pem",
-        ":35: listener[1].certificate[1].chain: key.pem holds no certificate: name a PEM file with the chain, the server's certificate first",
+        ":36: listener[1].certificate[1].chain: key.pem holds no certificate: name a PEM file with the chain, the server's certificate first",
     ),
     (
         "key.pem",
         "chain.pem",
-        ":36: listener[1].certificate[1].key: chain.pem holds no private key: name a PEM file with the unencrypted key of this certificate",
+        ":37: listener[1].certificate[1].key: chain.pem holds no private key: name a PEM file with the unencrypted key of this certificate",
     ),
     (
         "chain.pem",
         ".",
-        ":35: listener[1].certificate[1].chain: . is not a regular file: name a file that the relay may read",
+        ":36: listener[1].certificate[1].chain: . is not a regular file: name a file that the relay may read",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_auth = \"required\"\n",
-        ":32: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
+        ":33: listener[1].client_auth: there is no client_ca to verify clients with: name the authorities with client_ca, or remove it",
     ),
     (
         "port = 443\n",
         "port = 443\ncongestion = \"vegas\"\n",
-        ":32: listener[1].congestion: \"vegas\" is no congestion control: set it to cubic or bbr",
+        ":33: listener[1].congestion: \"vegas\" is no congestion control: set it to cubic or bbr",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"chain.pem\"\nclient_auth = \"maybe\"\n",
-        ":33: listener[1].client_auth: \"maybe\" is no demand on clients: set it to required or optional",
+        ":34: listener[1].client_auth: \"maybe\" is no demand on clients: set it to required or optional",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"key.pem\"\n",
-        ":32: listener[1].client_ca: key.pem holds no certificate: name a PEM file with the authorities that issue clients' certificates",
+        ":33: listener[1].client_ca: key.pem holds no certificate: name a PEM file with the authorities that issue clients' certificates",
     ),
     (
         "port = 443\n",
         "port = 443\nclient_ca = \"absent\"\n",
-        ":32: listener[1].client_ca: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
+        ":33: listener[1].client_ca: absent cannot be read (No such file or directory (os error 2)): name a file that the relay may read",
     ),
 ];
 
@@ -319,7 +319,7 @@ fn more_peers_than_the_limit_are_refused() {
         .collect();
     let text = VALID.replace("[virtual_mac]", &format!("{more}[virtual_mac]"));
     let message = directory.load(&text).unwrap_err().to_string();
-    assert!(message.contains(":37: cluster.peer[8].id: more than 7 peers: "), "{message}");
+    assert!(message.contains(":38: cluster.peer[8].id: more than 7 peers: "), "{message}");
 }
 
 /// No text makes the loader panic, whatever its spans are.

@@ -26,6 +26,7 @@ address = "10.99.3.21"
 udp_port = 7305
 heartbeat_ms = 5
 timeout_ms = 100
+without_council = true
 [[cluster.peer]]
 id = 3
 address = "10.99.3.23"
