@@ -390,10 +390,11 @@ fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnat
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
     let cluster = &settings.cluster;
     let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit.index()));
+    let heartbeat = cluster.heartbeat * settings.unit.heartbeats();
     let peers = cluster
         .peers
         .iter()
-        .map(|(id, address)| Peer::new(*id, *address, Link::new(key, me, *id, cluster.heartbeat)));
+        .map(|(id, address)| Peer::new(*id, *address, Link::new(key, me, *id, heartbeat)));
     Replicas::new(peers.collect())
 }
 

@@ -33,6 +33,12 @@ impl Unit {
         self.index == 0
     }
 
+    /// Heartbeats of the relay for one of this unit's: the first unit shows that the relay lives, and the
+    /// others keep their sessions.
+    pub(crate) fn heartbeats(self) -> u32 {
+        if self.index == 0 { 1 } else { self.count.into() }
+    }
+
     /// The place of the unit that `bucket` belongs to, of `count` units.
     pub fn of(bucket: u32, count: usize) -> usize {
         (bucket % BUCKETS) as usize % count.max(1)

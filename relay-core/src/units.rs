@@ -25,6 +25,10 @@ use crate::tls::Sessions;
 /// All nodes of one relay. Methods are those of [`Node`], and are to be called in the same order.
 pub struct Units {
     nodes: Vec<Node>,
+    /// Nodes that have taken something in since their last turn.
+    touched: Vec<bool>,
+    /// The node that is polled next for each side: those before it have nothing.
+    polled: [usize; 3],
     commands: VecDeque<Command>,
     /// Of whom each unit hears nothing.
     silent: Vec<NodeSet>,
@@ -60,6 +64,8 @@ impl Units {
         Units {
             silent: vec![NodeSet::EMPTY; nodes.len()],
             told: Some(NodeSet::EMPTY),
+            touched: vec![true; nodes.len()],
+            polled: [0; 3],
             nodes,
             commands: VecDeque::new(),
             counters: Counters::default(),
@@ -121,6 +127,7 @@ impl Units {
         let unit = parse(frame).and_then(|inbound| Ok((self.unit_of(side, &inbound)?, inbound)));
         match unit {
             Ok((unit, inbound)) => {
+                self.touched[unit] = true;
                 self.nodes[unit].handle_inbound(now, (side, forwarded), inbound);
             }
             Err(reason) => self.counters.count(reason),
@@ -129,6 +136,7 @@ impl Units {
 
     /// Takes in where frames for `address` go.
     pub fn handle_neighbor(&mut self, side: Side, address: IpAddress, mac: EthernetAddress) {
+        self.touched.fill(true);
         self.nodes.iter_mut().for_each(|node| node.handle_neighbor(side, address, mac));
     }
 
@@ -145,6 +153,7 @@ impl Units {
         if view.buckets.len() != self.nodes.len() {
             return Err(view.buckets.len());
         }
+        self.touched.fill(true);
         self.nodes.iter_mut().for_each(|node| node.handle_view(now, view));
         Ok(())
     }
@@ -156,16 +165,13 @@ impl Units {
 
     /// Does everything that can be done now.
     pub fn turn(&mut self, now: Instant) {
-        for (node, silent) in self.nodes.iter_mut().zip(&mut self.silent) {
-            node.turn(now);
-            while let Some(command) = node.poll_command() {
-                match command {
-                    // A unit repeats it: then it is repeated as a whole, too.
-                    Command::Suspect(nodes) => (*silent, self.told) = (nodes, None),
-                    // Every unit wants the same of a member; the first to say so is enough.
-                    command if self.commands.contains(&command) => {}
-                    command => self.commands.push_back(command),
-                }
+        self.share_signs_of_life();
+        for unit in 0..self.nodes.len() {
+            let node = &mut self.nodes[unit];
+            let is_due = node.poll_timeout().is_some_and(|at| at <= now);
+            if core::mem::take(&mut self.touched[unit]) || is_due {
+                node.turn(now);
+                self.take_commands(unit);
             }
         }
         // Who is silent is silent for all units: they share its worker.
@@ -173,6 +179,33 @@ impl Units {
         if self.told != Some(silent) {
             self.told = Some(silent);
             self.commands.push_back(Command::Suspect(silent));
+        }
+    }
+
+    fn take_commands(&mut self, unit: usize) {
+        while let Some(command) = self.nodes[unit].poll_command() {
+            match command {
+                // A unit repeats it: then it is repeated as a whole, too.
+                Command::Suspect(nodes) => (self.silent[unit], self.told) = (nodes, None),
+                // Every unit wants the same of a member; the first to say so is enough.
+                command if self.commands.contains(&command) => {}
+                command => self.commands.push_back(command),
+            }
+        }
+    }
+
+    /// What one unit heard of a relay is a sign of life for all.
+    fn share_signs_of_life(&mut self) {
+        let mut heard: Vec<(NodeId, Incarnation, Instant)> = Vec::new();
+        for sign in self.nodes.iter().flat_map(Node::heard_peers) {
+            match heard.iter_mut().find(|(node, ..)| *node == sign.0) {
+                Some(known) if known.2 < sign.2 => *known = sign,
+                Some(_) => {}
+                None => heard.push(sign),
+            }
+        }
+        for node in &mut self.nodes {
+            heard.iter().for_each(|sign| node.note_heard(*sign));
         }
     }
 
@@ -185,7 +218,15 @@ impl Units {
     /// Writes the next frame for `side` into `buf`; poll until None.
     #[must_use]
     pub fn poll_transmit(&mut self, now: Instant, side: Side, buf: &mut [u8]) -> Option<usize> {
-        self.nodes.iter_mut().find_map(|node| node.poll_transmit(now, side, buf))
+        let polled = &mut self.polled[side as usize];
+        while let Some(node) = self.nodes.get_mut(*polled) {
+            if let Some(length) = node.poll_transmit(now, side, buf) {
+                return Some(length);
+            }
+            *polled += 1;
+        }
+        *polled = 0;
+        None
     }
 
     /// When [`Units::turn`] has something to do without input.

@@ -124,7 +124,7 @@ impl Node {
         if holds {
             let peers = self.replicas.peers.iter();
             let owner = peers.filter(|_| was_following).find(|peer| peer.id == former);
-            let silent_since = owner.and_then(|peer| peer.link.last_heard());
+            let silent_since = owner.and_then(|peer| peer.last_heard());
             self.take_over(now, next, silent_since);
         } else {
             self.become_owner(now, next);
@@ -220,7 +220,7 @@ impl Node {
         let peers = self.replicas.peers.iter().filter(|peer| alive.contains(peer.id));
         let timeout = self.settings.cluster.timeout;
         // Who was never heard is given some time from our start.
-        let is_silent = |peer: &&Peer| match peer.link.last_heard() {
+        let is_silent = |peer: &&Peer| match peer.last_heard() {
             Some(_) => !self.lives(now, peer),
             None => now - self.since > timeout * 2,
         };

@@ -335,6 +335,6 @@ impl Node {
     }
 
     pub(super) fn lives(&self, now: Instant, peer: &Peer) -> bool {
-        peer.link.last_heard().is_some_and(|at| now - at < self.settings.cluster.timeout)
+        peer.last_heard().is_some_and(|at| now - at < self.settings.cluster.timeout)
     }
 }

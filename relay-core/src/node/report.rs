@@ -132,6 +132,19 @@ impl Node {
         }
     }
 
+    /// The lives of other relays that this unit heard, and when it did so last.
+    pub(crate) fn heard_peers(&self) -> impl Iterator<Item = (NodeId, Incarnation, Instant)> + '_ {
+        let peers = self.replicas.peers.iter();
+        peers.filter_map(|p| Some((p.id, p.link.incarnation()?, p.link.last_heard()?)))
+    }
+
+    /// Another unit heard a relay.
+    pub(crate) fn note_heard(&mut self, (peer, life, at): (NodeId, Incarnation, Instant)) {
+        if let Some(peer) = self.replicas.peers.iter_mut().find(|p| p.id == peer) {
+            peer.note_heard(life, at);
+        }
+    }
+
     /// The other relays.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.replicas.peers.iter().map(|peer| peer.id)
@@ -205,7 +218,7 @@ impl Node {
                 Standing::Out => 0,
                 _ => peer.link.outbox_ref().backlog(),
             },
-            silence: peer.link.last_heard().map(|at| now - at),
+            silence: peer.last_heard().map(|at| now - at),
             in_sync: member.is_some_and(|member| self.view.in_sync.contains(&member)),
         }
     }

@@ -16,7 +16,7 @@ use relay_abi::peer::Message;
 
 use crate::canary::{Canary, breaks};
 use crate::frame::EthernetAddress;
-use crate::id::{FlowId, NodeId};
+use crate::id::{FlowId, Incarnation, NodeId};
 use crate::time::{Duration, Instant};
 
 /// How long a peer that was ejected for its slowness rests at first; doubled up to [`REST_MAX`].
@@ -61,6 +61,8 @@ pub struct Peer {
     pub taught_session: u64,
     /// How far its clock is ahead of ours, in milliseconds; 0 when it is behind.
     pub lead_ms: u32,
+    /// When another unit heard this life of it last.
+    heard_elsewhere: Option<(Incarnation, Instant)>,
     /// The stream epoch for which the messages were applied last.
     pub applied_epoch: u32,
     /// Ends of messages in the peer's stream, and their numbers.
@@ -90,9 +92,22 @@ impl Peer {
             rest: REST_MIN,
             taught_session: 0,
             lead_ms: 0,
+            heard_elsewhere: None,
             applied_epoch: 0,
             marks: VecDeque::new(),
         }
+    }
+
+    /// When this life of it was heard last, in whatever unit: they share its worker.
+    pub fn last_heard(&self) -> Option<Instant> {
+        let elsewhere = self.heard_elsewhere;
+        let same = elsewhere.filter(|(life, _)| Some(*life) == self.link.incarnation());
+        self.link.last_heard().max(same.map(|(_, at)| at))
+    }
+
+    /// Another unit heard it.
+    pub fn note_heard(&mut self, life: Incarnation, at: Instant) {
+        self.heard_elsewhere = Some((life, at));
     }
 
     /// Whether releases wait for this peer (rule 4).

@@ -19,6 +19,9 @@ use crate::shell::{self, in_namespace};
 /// Seconds that a relay has for its answer; a stopped one never gives it.
 const STATUS_LIMIT_S: &str = "2";
 
+/// Buckets that all flows fall into.
+pub(super) const BUCKETS: u32 = 4096;
+
 /// A relay's own view of itself, as `relay-ctl status --json` prints it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
@@ -85,9 +88,10 @@ impl Status {
         self.role == "owner"
     }
 
-    /// Whether it could take over at this moment.
+    /// Whether it could take over at this moment whatever others own.
     pub fn is_ready_backup(&self) -> bool {
-        self.role == "backup" && self.in_sync
+        let shares = self.is_owner() && self.buckets_owned < BUCKETS;
+        (self.role == "backup" || shares) && self.in_sync
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::plan::{BACKEND_NS, BACKEND_PORT, ENDPOINT_HOST, Network, PORT, SERVER_NAME};
+use super::relay::BUCKETS;
 use super::{Lab, origin, plan, relay};
 use crate::shell::{inside, output, wait_for};
 
@@ -13,8 +14,6 @@ use crate::shell::{inside, output, wait_for};
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long one request may take, in seconds; an unanswered SYN is repeated after one.
 const REQUEST_LIMIT_S: &str = "3";
-/// Buckets that all flows fall into.
-const BUCKETS: u32 = 4096;
 
 /// Waits until the lab serves; the error says what is missing and shows the relays' last words.
 pub fn wait(lab: &Lab) -> Result<()> {
