@@ -296,15 +296,14 @@ impl Node {
 
     /// The gate is too slow (rule 19). It goes on to be one until a view says otherwise.
     pub(super) fn ask_to_eject(&mut self, now: Instant, index: usize) {
+        let Some(view) = self.agreed.view.clone() else { return };
         let peer = &mut self.replicas.peers[index];
-        let Some(life) = peer.link.incarnation() else { return };
-        let victims = vec![(peer.id, life)];
         peer.rest_from(now);
-        let by = (self.settings.node, self.incarnation);
-        self.ask(now, Proposal::Eject { victims, by });
+        let victims = NodeSet::of(peer.id);
+        self.ask(now, view.eject(victims, (self.settings.node, self.incarnation)));
     }
 
-    fn ask(&mut self, now: Instant, proposal: Proposal) {
+    pub(super) fn ask(&mut self, now: Instant, proposal: Proposal) {
         let repeat = self.repeat_interval();
         self.agreed.asked.retain(|(_, at)| now - *at < repeat);
         if self.agreed.asked.iter().any(|(asked, _)| *asked == proposal) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use relay_abi::control::{CouncilMember, CouncilReport};
+use relay_views::View;
 use relay_views::command::{Candidate, Refusal};
 use relay_views::council::{Council, Event, Settings, Status, TICK, found};
 use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
@@ -275,7 +276,8 @@ impl Control {
         // What it heard before it hung is no news of others.
         council.suspect(now, NodeSet::EMPTY);
         if council.view().names(self.life.0, self.life.1) {
-            council.propose(now, Command::Eject { victims: vec![self.life], by: self.life });
+            let eject = council.view().eject(NodeSet::of(self.life.0), self.life);
+            council.propose(now, eject);
         }
     }
 
@@ -283,6 +285,13 @@ impl Control {
         let (now, silent) = (self.now(), self.desk.silent());
         let Stage::Sitting(council) = &mut self.stage else { return };
         if silent != self.silent && self.vouch.vouches() {
+            match silent.is_empty() {
+                true => tracing::info!("council: the worker hears everybody again"),
+                false => {
+                    let silent = names(silent.iter());
+                    tracing::info!(%silent, "council: the worker hears nothing of some");
+                }
+            }
             self.silent = silent;
             council.suspect(now, silent);
         }
