@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::readmission::Readmission;
 use super::wire::{ENTRY_MAX, Parcel, Proposal};
 use super::{Council, Event, Ticket};
-use crate::command::{Command, Refusal};
+use crate::command::{Candidate, Command, Refusal};
 use crate::id::Seat;
 
 /// Proposals that wait for their decision; of more, the oldest expire.
@@ -172,12 +172,22 @@ impl Council {
         self.admit_author(proposal.author);
         if let Command::Join(candidate) = &proposal.command {
             self.eject_former_seat(candidate);
+            self.welcome(candidate);
         }
         let Some(command) = self.temper(&proposal.command, proposal.author) else { return };
         let data = Proposal { command, forwarded: false, ..*proposal }.encode();
         if data.len() <= ENTRY_MAX {
             // Refused when too much is uncommitted: it is proposed again.
             let _ = self.raw.propose(Vec::new(), data);
+        }
+    }
+
+    /// The silence of a council while its node was away is none of its new stay.
+    fn welcome(&mut self, candidate: &Candidate) {
+        let is_known = self.raw.raft.prs().get(candidate.seat.number()).is_some();
+        let is_new = !self.view().names(candidate.node, candidate.incarnation);
+        if is_known && is_new {
+            self.heard.insert(candidate.seat, self.now);
         }
     }
 
