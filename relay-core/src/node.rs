@@ -310,9 +310,13 @@ impl Node {
             return Err(Reason::PeerAuthentication);
         }
         let mut datagram = payload.to_vec();
+        let last_heard = peer.link.last_heard();
         let event = peer.link.handle_datagram(now, &mut datagram)?;
         if event == Event::Greeted {
             return Ok(());
+        }
+        if let (Some(at), Event::Heard) = (last_heard, event) {
+            peer.punctuality.note(now, now - at, self.settings.cluster.timeout);
         }
         peer.mac = source;
         self.heard(now, index, event);

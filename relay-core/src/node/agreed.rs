@@ -58,6 +58,14 @@ impl Node {
         if known.is_some_and(|known| known >= view.number) {
             return;
         }
+        for peer in &mut self.replicas.peers {
+            let life =
+                |view: &View| view.lives(view.alive().intersection(NodeSet::of(peer.id))).next();
+            let before = self.agreed.view.as_ref().and_then(|known| life(known));
+            if life(view) != before {
+                peer.welcomed = now;
+            }
+        }
         self.agreed.view = Some(Arc::clone(view));
         let me = self.settings.node;
         let is_me = view.members.get(&me).is_some_and(|m| m.incarnation == self.incarnation);
@@ -209,10 +217,10 @@ impl Node {
         let alive = self.agreed.view.as_ref().map_or(NodeSet::EMPTY, |view| view.alive());
         let peers = self.replicas.peers.iter().filter(|peer| alive.contains(peer.id));
         let timeout = self.settings.cluster.timeout;
-        // Who was never heard is given some time from our start.
-        let is_silent = |peer: &&Peer| match peer.link.last_heard() {
-            Some(_) => !self.lives(now, peer),
-            None => now - self.since > timeout * 2,
+        let is_silent = |peer: &&Peer| {
+            // Who was never heard is given some time from our start.
+            let heard = peer.link.last_heard().unwrap_or(self.since + timeout);
+            now - heard.max(peer.welcomed) >= peer.punctuality.patience(timeout)
         };
         let silent: NodeSet = peers.filter(is_silent).map(|peer| peer.id).collect();
         let repeats = !silent.is_empty() && now - at >= self.repeat_interval();

@@ -2,11 +2,13 @@
 
 mod channel;
 mod link;
+mod punctuality;
 mod shadow;
 mod stream;
 
 pub use channel::{Channel, OVERHEAD};
 pub use link::{Event, Link, Role, Status};
+pub use punctuality::Punctuality;
 pub use shadow::{Author, OpenShadow, OpeningShadow, Pieces, Shadow, Shadows};
 pub use stream::OUTBOX_MAX;
 
@@ -53,6 +55,10 @@ pub struct Peer {
     pub mac: EthernetAddress,
     pub link: Link,
     pub standing: Standing,
+    /// How long its silence may last.
+    pub punctuality: Punctuality,
+    /// Since when its present life is a member: its silence before that is none of it.
+    pub welcomed: Instant,
     /// A peer that was ejected for its slowness is not taught again before this instant.
     pub rest_until: Instant,
     /// How long it rests the next time (rule 19: re-admission backs off).
@@ -86,6 +92,8 @@ impl Peer {
             mac: EthernetAddress::BROADCAST,
             link,
             standing: Standing::Out,
+            punctuality: Punctuality::default(),
+            welcomed: Instant::ZERO,
             rest_until: Instant::ZERO,
             rest: REST_MIN,
             taught_session: 0,
