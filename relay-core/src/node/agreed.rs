@@ -157,7 +157,7 @@ impl Node {
                     peer.standing = Standing::InSync;
                 }
                 _ if in_sync => peer.standing = Standing::Lost,
-                Standing::Learning(_) | Standing::Proposed(_)
+                Standing::Learning(_) | Standing::Taught(_) | Standing::Proposed(_)
                     if bucket.learners.contains(peer.id) && is_same => {}
                 Standing::Out => {}
                 _ => peer.put_out(),

@@ -15,7 +15,7 @@ const STALL_TIMEOUTS: u32 = 20;
 
 /// Unacknowledged bytes toward a learner above which no further flow is given to it: traffic of
 /// the flows that it has goes first.
-const LEARNING_BACKLOG_MAX: usize = 1024 * 1024;
+const LEARNING_BACKLOG_MAX: usize = 256 * 1024;
 
 /// Added to TCP timestamps at a takeover: covers the age of what was heard of the owner's clock.
 const CLOCK_MARGIN_MS: u32 = 50;
@@ -257,6 +257,12 @@ impl Node {
                 }
                 _ if slow => self.ask_to_eject(now, index),
                 Standing::Learning(upto) => self.teach(now, index, upto),
+                Standing::Taught(end) => {
+                    if outbox.acked() >= end {
+                        let end = outbox.end();
+                        self.replicas.peers[index].standing = Standing::Proposed(end);
+                    }
+                }
                 Standing::Proposed(end) => {
                     if peer.link.outbox_ref().acked() >= end {
                         match by_silence {
@@ -296,12 +302,13 @@ impl Node {
             }
             let next = self.shard.next_replicated(upto);
             let Some(flow) = next else {
-                let mut end = self.replicas.push_to(index, &Message::BasesEnd);
+                let end = self.replicas.push_to(index, &Message::BasesEnd);
+                self.replicas.peers[index].standing = Standing::Taught(end);
                 if breaks(Canary::PromoteUngated) {
                     self.admit(index);
-                    end = self.replicas.push_to(index, &Message::View(self.view.clone()));
+                    let end = self.replicas.push_to(index, &Message::View(self.view.clone()));
+                    self.replicas.peers[index].standing = Standing::Proposed(end);
                 }
-                self.replicas.peers[index].standing = Standing::Proposed(end);
                 return;
             };
             upto = Some(flow);

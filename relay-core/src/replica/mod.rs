@@ -37,8 +37,11 @@ pub enum Standing {
     Out,
     /// Has been given every flow up to this one (rule 3: a learner).
     Learning(Option<FlowId>),
-    /// Has been given every flow and is gated on; promoted when it has applied everything below
-    /// this position (rule 4).
+    /// Has been given every flow, up to this position. Not gated on before it has applied that: what
+    /// it is taught must hold nobody up.
+    Taught(u64),
+    /// Knows every flow and is gated on; promoted when it has applied everything below this
+    /// position (rule 4).
     Proposed(u64),
     /// In the view's in-sync set.
     InSync,
@@ -108,7 +111,7 @@ impl Peer {
         match self.standing {
             Standing::Proposed(_) => !breaks(Canary::PromoteUngated),
             Standing::InSync | Standing::Lost => true,
-            Standing::Out | Standing::Learning(_) => false,
+            Standing::Out | Standing::Learning(_) | Standing::Taught(_) => false,
         }
     }
 
@@ -140,7 +143,7 @@ impl Peer {
             (Standing::Out | Standing::Lost, _) => false,
             (Standing::Learning(_), None) => true,
             (Standing::Learning(upto), Some(flow)) => upto.is_some_and(|upto| flow <= upto),
-            (Standing::Proposed(_) | Standing::InSync, _) => true,
+            (Standing::Taught(_) | Standing::Proposed(_) | Standing::InSync, _) => true,
         }
     }
 
