@@ -2,6 +2,7 @@
 
 mod agreed;
 mod answer;
+mod handover;
 mod membership;
 mod report;
 mod silence;
@@ -75,6 +76,9 @@ pub struct Node {
     cut_off_since: Option<Instant>,
     announce_at: VecDeque<Instant>,
     agreed: agreed::Agreed,
+    handover: handover::Handover,
+    /// What came in meanwhile.
+    strays: handover::Strays,
     /// Until then the council has vouched for the view.
     lease_until: Instant,
     takeovers: u64,
@@ -150,6 +154,8 @@ impl Node {
             cut_off_since: None,
             announce_at: VecDeque::new(),
             agreed: agreed::Agreed::default(),
+            handover: handover::Handover::default(),
+            strays: handover::Strays::default(),
             lease_until: Instant::ZERO,
             takeovers: 0,
             takeover: None,
@@ -183,6 +189,7 @@ impl Node {
                 self.handle_datagram(now, source, (from, to), payload)
             }
             (Ok(_), Side::Cluster) => Err(Reason::NotForUs),
+            (Ok(Inbound::Tcp { .. }), _) if self.keep(side, frame) => Ok(()),
             (Ok(_), _) if !self.is_serving() => Err(Reason::NotOwner),
             (Ok(Inbound::Tcp { source, tuple, segment }), side) => {
                 match self.is_ours(side, tuple.local.addr) {

@@ -226,7 +226,7 @@ impl Worker {
 
     /// Only a turn that has come this far lets the XDP program give us more.
     fn renew_lease(&mut self) {
-        if self.node.is_serving() {
+        if self.node.takes_in() {
             self.client.program.renew_lease();
             self.backend.program.renew_lease();
         }

@@ -19,7 +19,7 @@ use crate::replica::{Author, Event, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
 /// The bucket that stands for all.
-const ALL: u16 = 0;
+pub(super) const ALL: u16 = 0;
 
 /// The same proposal is repeated after this many heartbeats: it may have been lost.
 const REPEAT_HEARTBEATS: u32 = 10;
@@ -39,7 +39,11 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
-    fn bucket(&self) -> Option<&Bucket> {
+    pub(super) fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+
+    pub(super) fn bucket(&self) -> Option<&Bucket> {
         self.view.as_ref()?.bucket(ALL.into())
     }
 
@@ -105,6 +109,7 @@ impl Node {
         let same = (next.term, next.owner) == (self.view.term, self.view.owner);
         if self.role == Role::Owner {
             self.lay_down(now);
+            self.cease(now, &next, lives);
         }
         // Who is ejected and back within a term may go on to be taught: the owner may not see the
         // view in between, and then takes for known what was known.
@@ -144,7 +149,6 @@ impl Node {
             peer.put_out();
         }
         self.announce_at.clear();
-        self.commands.push_back(Command::Own(false));
     }
 
     /// Only a committed view makes the gates fewer (rule 4).
@@ -207,8 +211,9 @@ impl Node {
     pub(super) fn watch_peers(&mut self, now: Instant) {
         self.tell_suspicions(now);
         self.retreat(now);
-        if self.role == Role::Owner {
-            self.hand_over(now);
+        match self.role {
+            Role::Owner => self.hand_over(now),
+            _ => self.forward(now),
         }
     }
 
@@ -253,40 +258,6 @@ impl Node {
             self.agreed.retreated = true;
             self.ask(now, Proposal::Drain { node });
         }
-    }
-
-    /// Planned: whoever is in sync has everything that was ever released, so that it can go on at
-    /// any time.
-    fn hand_over(&mut self, now: Instant) {
-        let (Some(view), Some(bucket)) = (self.agreed.view.clone(), self.agreed.bucket().copied())
-        else {
-            return;
-        };
-        let me = self.settings.node;
-        let (seen, buckets) = (view.number, vec![ALL]);
-        if let Some(heir) = bucket.heir {
-            if self.has_everything(heir) {
-                let from = (me, self.incarnation);
-                self.ask(now, Proposal::HandedOver { seen, buckets, from });
-            }
-            return;
-        }
-        let leaves = view.members.get(&me).is_some_and(|member| member.state == State::Draining);
-        let welcome = view.relays(|state| matches!(state, State::Live | State::Joining));
-        let mut heirs = bucket.in_sync.intersection(welcome).without(me).iter();
-        if let Some(to) = heirs.find(|heir| self.has_everything(*heir)).filter(|_| leaves) {
-            self.ask(now, Proposal::HandOver { seen, buckets, to });
-        }
-    }
-
-    /// Whether a peer in sync has applied all that it was sent.
-    fn has_everything(&self, node: NodeId) -> bool {
-        let mut peers = self.replicas.peers.iter();
-        peers.any(|peer| {
-            peer.id == node
-                && peer.standing == Standing::InSync
-                && peer.link.outbox_ref().backlog() == 0
-        })
     }
 
     /// The learner has everything, and is gated on already (rule 4).

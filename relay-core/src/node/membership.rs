@@ -72,6 +72,7 @@ impl Node {
             return Err(Reason::PeerMalformed);
         }
         let (mut applied, mut deposed) = (false, false);
+        let mut strays = Vec::new();
         let result = loop {
             let follows = self.follows(index);
             let Node { replicas, shadows, sessions, .. } = self;
@@ -88,6 +89,10 @@ impl Node {
                         Err(Reason::PeerStaleTerm)
                     }
                 },
+                Ok(Message::Stray { direction, frame }) => {
+                    strays.push((direction, frame.to_vec()));
+                    Ok(())
+                }
                 Ok(_) if !follows && breaks(Canary::IgnoreTerms) => Ok(()),
                 Ok(_) if !follows => Err(Reason::PeerStaleTerm),
                 Ok(Message::Session(session)) => {
@@ -108,6 +113,7 @@ impl Node {
         if deposed {
             self.step_down(now, self.promised);
         }
+        self.handle_strays(now, strays);
         result
     }
 
