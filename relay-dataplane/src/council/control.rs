@@ -12,7 +12,6 @@ use relay_views::council::{Council, Event, Settings, Status, TICK, found};
 use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
 use relay_views::log::{Log, Memory};
 use relay_views::view::{Kind, State};
-use relay_views::{Command, View};
 
 use super::counters::{Complaints, count};
 use super::desk::Desk;
@@ -51,6 +50,8 @@ pub struct Control {
     vouch: Vouch,
     /// When the worker began to hang.
     hangs_since: Option<Duration>,
+    /// The worker ends, as it was asked to.
+    leaves: bool,
     /// What the council was told last about whom the worker does not hear.
     silent: NodeSet,
     /// What keeps this node from taking part.
@@ -110,6 +111,7 @@ impl Control {
             desk,
             vouch: Vouch::new(limit, Duration::ZERO),
             hangs_since: None,
+            leaves: false,
             silent: NodeSet::EMPTY,
             trouble: None,
             complaints: Complaints::default(),
@@ -247,6 +249,9 @@ impl Control {
 
     fn watch_worker(&mut self) {
         let (now, calls) = (self.now(), self.desk.calls());
+        if self.desk.leaves() {
+            return self.leave(now);
+        }
         if self.vouch.look(now, calls) {
             if self.vouch.vouches() {
                 tracing::info!("council: the worker is there: this node may be a member");
@@ -267,6 +272,21 @@ impl Control {
         // As long as this node leads it can see to it that others take over; then others lead.
         let out = !council.view().names(self.life.0, self.life.1);
         if out || now.saturating_sub(since) > FAREWELL {
+            council.stand_back(now, true);
+        }
+    }
+
+    /// The worker ends as it was asked to: this node is no member from now on, and leads no more when
+    /// others know.
+    fn leave(&mut self, now: Duration) {
+        let was_leaving = std::mem::replace(&mut self.leaves, true);
+        if !was_leaving {
+            self.report_oneself(now);
+            self.enlist();
+        }
+        if let Stage::Sitting(council) = &mut self.stage
+            && !council.view().names(self.life.0, self.life.1)
+        {
             council.stand_back(now, true);
         }
     }
@@ -313,7 +333,8 @@ impl Control {
             weight: WEIGHT,
             generation: council.view().configuration.active.generation,
         };
-        council.enlist(now, self.vouch.vouches().then_some(candidate));
+        let is_wanted = self.vouch.vouches() && !self.leaves;
+        council.enlist(now, is_wanted.then_some(candidate));
     }
 
     fn note_trouble(&mut self, trouble: Option<String>) {
