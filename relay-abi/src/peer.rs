@@ -60,6 +60,9 @@ pub enum Message<'a> {
     /// Where the acknowledgement toward the sender of a stream stands, once everything before this
     /// message is committed.
     Mark { flow: u64, direction: Direction, mark: Mark },
+    /// From a former owner to the one to whom it has handed over: a frame that still came to it, from
+    /// the client if `direction` is up, else from the backend.
+    Stray { direction: Direction, frame: &'a [u8] },
 }
 
 /// Who owns the buckets and who may take over (rule 1).
@@ -226,6 +229,7 @@ const OPENING: u8 = 8;
 const TRANSCRIPT: u8 = 9;
 const SESSION: u8 = 10;
 const MARK: u8 = 11;
+const STRAY: u8 = 12;
 
 impl<'a> Message<'a> {
     /// Appends the encoded message to `out`.
@@ -287,6 +291,11 @@ impl<'a> Message<'a> {
                 direction.encode(out);
                 mark.encode(out);
             }
+            Message::Stray { direction, frame } => {
+                out.u8(STRAY);
+                direction.encode(out);
+                out.bytes(frame);
+            }
         }
     }
 
@@ -325,6 +334,12 @@ impl<'a> Message<'a> {
                 direction: Direction::decode(&mut r)?,
                 mark: Mark::decode(&mut r)?,
             },
+            STRAY => {
+                return Ok(Message::Stray {
+                    direction: Direction::decode(&mut r)?,
+                    frame: r.rest(),
+                });
+            }
             OPENING => Message::Opening(Opening::decode(&mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,

@@ -2,6 +2,7 @@
 
 mod agreed;
 mod answer;
+mod handover;
 mod membership;
 mod report;
 mod silence;
@@ -79,6 +80,9 @@ pub struct Node {
     cut_off_since: Option<Instant>,
     announce_at: VecDeque<Instant>,
     agreed: agreed::Agreed,
+    handover: handover::Handover,
+    /// What came in meanwhile.
+    strays: handover::Strays,
     /// Until then the council has vouched for the view.
     lease_until: Instant,
     takeovers: u64,
@@ -166,6 +170,8 @@ impl Node {
             cut_off_since: None,
             announce_at: VecDeque::new(),
             agreed: agreed::Agreed::default(),
+            handover: handover::Handover::default(),
+            strays: handover::Strays::default(),
             lease_until: Instant::ZERO,
             takeovers: 0,
             takeover: None,
@@ -195,18 +201,16 @@ impl Node {
     /// Takes in a whole Ethernet frame.
     pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
         match parse(frame) {
-            Ok(inbound) => {
-                self.handle_inbound(now, (side, self.is_forwarded(side, frame)), inbound)
-            }
+            Ok(inbound) => self.handle_inbound(now, (side, frame), inbound),
             Err(reason) => self.counters.count(reason),
         }
     }
 
-    /// Takes in a frame that was parsed, and whether another relay forwarded it.
+    /// Takes in a frame that was parsed.
     pub(crate) fn handle_inbound(
         &mut self,
         now: Instant,
-        (side, forwarded): (Side, bool),
+        (side, frame): (Side, &[u8]),
         inbound: Inbound<'_>,
     ) {
         let result = match (inbound, side) {
@@ -214,9 +218,10 @@ impl Node {
                 self.handle_datagram(now, source, (from, to), payload)
             }
             (_, Side::Cluster) => Err(Reason::NotForUs),
+            (Inbound::Tcp { .. }, side) if self.keep(side, frame) => Ok(()),
             (_, _) if !self.is_serving() => Err(Reason::NotOwner),
             (Inbound::Tcp { source, tuple, segment }, side) => {
-                let source = (!forwarded).then_some(source);
+                let source = (!self.is_forwarded(side, frame)).then_some(source);
                 match self.is_ours(side, tuple.local.addr) {
                     true => self.shard.handle_tcp(
                         now,
@@ -236,7 +241,7 @@ impl Node {
     }
 
     /// Whether another relay sent us the frame on, so that it does not show the way back.
-    pub(crate) fn is_forwarded(&self, side: Side, frame: &[u8]) -> bool {
+    fn is_forwarded(&self, side: Side, frame: &[u8]) -> bool {
         let port = self.settings.macs(side).port;
         side != Side::Cluster && frame.first_chunk() == Some(&port.0)
     }
@@ -348,9 +353,13 @@ impl Node {
             return Err(Reason::PeerAuthentication);
         }
         let mut datagram = payload.to_vec();
+        let last_heard = peer.last_heard();
         let event = peer.link.handle_datagram(now, &mut datagram)?;
         if event == Event::Greeted {
             return Ok(());
+        }
+        if let (Some(at), Event::Heard) = (last_heard, event) {
+            peer.punctuality.note(now, now - at, self.settings.cluster.timeout);
         }
         peer.mac = source;
         self.heard(now, index, event);

@@ -88,11 +88,6 @@ impl Units {
         roles.reduce(Role::of_both).unwrap_or(Role::Starting)
     }
 
-    /// Whether frames of clients and backends may be taken in for any unit.
-    pub fn is_serving(&self) -> bool {
-        self.nodes.iter().any(Node::is_serving)
-    }
-
     /// Buckets of the units that this relay owns.
     pub fn buckets_owned(&self) -> u32 {
         let owns =
@@ -100,9 +95,20 @@ impl Units {
         (0..BUCKETS).filter(owns).count() as u32
     }
 
+    /// Whether frames of connections are for this relay, to serve or to hand on.
+    pub fn takes_in(&self) -> bool {
+        self.nodes.iter().any(Node::takes_in)
+    }
+
+    /// Whether frames of any unit still go from this relay to the one that owns it now.
+    pub fn is_forwarding(&self) -> bool {
+        self.nodes.iter().any(Node::is_forwarding)
+    }
+
     /// Whether this relay answers for the cluster's addresses.
     pub fn holds_addresses(&self) -> bool {
-        self.nodes[0].role() == Role::Owner
+        // After a handover, too, as long as frames that come here still are for the new owner.
+        self.nodes[0].role() == Role::Owner || self.nodes[0].is_forwarding()
     }
 
     /// The relay to which the frames of each unit go. A bucket's unit is [`Unit::of`].
@@ -123,12 +129,11 @@ impl Units {
 
     /// Takes in a whole Ethernet frame.
     pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
-        let forwarded = self.nodes[0].is_forwarded(side, frame);
         let unit = parse(frame).and_then(|inbound| Ok((self.unit_of(side, &inbound)?, inbound)));
         match unit {
             Ok((unit, inbound)) => {
                 self.touched[unit] = true;
-                self.nodes[unit].handle_inbound(now, (side, forwarded), inbound);
+                self.nodes[unit].handle_inbound(now, (side, frame), inbound);
             }
             Err(reason) => self.counters.count(reason),
         }

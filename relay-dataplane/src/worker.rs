@@ -13,6 +13,7 @@ use relay_core::config::{Side, Unit};
 use relay_core::frame::EthernetAddress;
 use relay_core::id::NodeId;
 use relay_core::node::Command;
+use relay_core::replica::Role;
 use relay_core::time::Instant;
 use relay_core::units::Units;
 use relay_views::Command as Proposal;
@@ -29,7 +30,8 @@ use crate::xdp::Program;
 /// Batches that one turn takes from a port at most: the transmit side must get its turn, too.
 const BATCHES_MAX: usize = 4;
 
-/// How long an owner that is asked to end waits for the view in which another one owns.
+/// How long a node that is asked to end waits for the view in which another one owns, and then for
+/// the one without it.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// The kernel did not take all frames; it will have sent some of them after this time.
@@ -45,6 +47,13 @@ pub struct Interface {
     pub node: u8,
 }
 
+/// Since when a node that is asked to end does what comes before.
+#[derive(Default)]
+struct Leaving {
+    hands_over: Option<Instant>,
+    leaves: Option<Instant>,
+}
+
 /// The byte path and everything that it is asked.
 pub struct Worker {
     units: Units,
@@ -57,7 +66,7 @@ pub struct Worker {
     queries: Receiver<Query>,
     clock: Clock,
     busy: bool,
-    was: Option<relay_core::replica::Role>,
+    was: Option<Role>,
     views: Option<Views>,
     /// The cluster was founded with another number of units; the operator was told.
     disagrees: bool,
@@ -98,12 +107,14 @@ impl Worker {
         Worker { busy, ..self }
     }
 
-    /// Runs until `stop` is set, and what this node owned has been handed over, if that can be.
+    /// Runs until `stop` is set, and this node has left: nobody has to find out that it is gone.
     pub fn run(&mut self, stop: &AtomicBool) {
-        let mut leaves_since = None;
+        let mut leaving = Leaving::default();
         loop {
             let now = self.clock.now();
-            if stop.load(Ordering::Relaxed) && self.has_left(now, &mut leaves_since) {
+            if stop.load(Ordering::Relaxed) && self.has_left(now, &mut leaving) {
+                // First of all that ends, so that it does not take the worker's end for a hang.
+                self.views = None;
                 return;
             }
             let received = self.receive(now);
@@ -145,16 +156,27 @@ impl Worker {
         total
     }
 
-    /// An owner that is asked to end is drained first: nobody has to find out that it is gone.
-    fn has_left(&mut self, now: Instant, since: &mut Option<Instant>) -> bool {
+    /// Whether a node that is asked to end may do so. An owner hands over what it owns; then any node
+    /// has itself taken out of the view, so that no gate is missed.
+    fn has_left(&mut self, now: Instant, leaving: &mut Leaving) -> bool {
         let report = self.units.report(now);
-        let owns = report.role == relay_core::replica::Role::Owner;
-        let Some(views) = self.views.as_mut().filter(|_| owns && report.in_sync) else {
+        let Some(views) = &mut self.views else { return true };
+        if report.role == Role::Owner && report.in_sync {
+            let since = *leaving.hands_over.get_or_insert_with(|| {
+                tracing::info!("hands over before it ends");
+                views.propose(since_epoch(now), Proposal::Drain { node: report.node });
+                now
+            });
+            return now - since >= LEAVE_MAX;
+        }
+        let is_member = report.role == Role::Backup || self.units.is_forwarding();
+        // Who owns without a backup has nobody to leave anything to.
+        if !is_member {
             return true;
-        };
-        let since = *since.get_or_insert_with(|| {
-            tracing::info!("hands over before it ends");
-            views.propose(since_epoch(now), Proposal::Drain { node: report.node });
+        }
+        let since = *leaving.leaves.get_or_insert_with(|| {
+            tracing::info!("leaves the view before it ends");
+            views.leave();
             now
         });
         now - since >= LEAVE_MAX
@@ -279,7 +301,7 @@ impl Worker {
 
     /// Only a turn that has come this far lets the XDP program give us more.
     fn renew_lease(&mut self) {
-        if self.units.is_serving() {
+        if self.units.takes_in() {
             self.client.program.renew_lease();
             self.backend.program.renew_lease();
         }

@@ -90,7 +90,7 @@ impl View {
     fn change_members(&mut self, command: &Command) -> Result<(), Refusal> {
         match command {
             Command::Join(candidate) => self.join(candidate),
-            Command::Eject { victims, by } => self.eject(victims, *by),
+            Command::Eject { victims, by, seen } => self.take_out((victims, *seen), *by),
             Command::Drain { node } => self.set_state(*node, State::Draining),
             Command::Undrain { node } => match self.member(*node)?.state {
                 State::Draining => self.set_state(*node, State::Joining),
@@ -152,10 +152,10 @@ impl View {
             }
         }
         let state = if kind == Kind::Relay { State::Joining } else { State::Live };
-        let changed = self.number;
+        let (changed, joined) = (self.number, self.number);
         // An operator's choice outlives a restart.
         let weight = known.map_or(weight, |known| known.weight);
-        let member = Member { incarnation, seat, kind, votes, state, weight, changed };
+        let member = Member { incarnation, seat, kind, votes, state, weight, changed, joined };
         self.members.insert(node, member);
         self.retired.retain(|retired| *retired != seat);
         if let Some(known) = known.filter(|known| known.seat != seat) {
@@ -171,16 +171,18 @@ impl View {
         self.retired.push(seat);
     }
 
-    fn eject(
+    fn take_out(
         &mut self,
-        victims: &[(NodeId, Incarnation)],
+        (victims, seen): (&[(NodeId, Incarnation)], u64),
         by: (NodeId, Incarnation),
     ) -> Result<(), Refusal> {
-        self.require(by)?;
+        if !self.has_stayed(by, seen) {
+            return Err(Refusal::Gone);
+        }
         let mut any = false;
-        for (node, incarnation) in victims {
-            if self.names(*node, *incarnation) {
-                any |= self.set_state(*node, State::Dead).is_ok();
+        for victim in victims {
+            if self.has_stayed(*victim, seen) {
+                any |= self.set_state(victim.0, State::Dead).is_ok();
             }
         }
         if any { Ok(()) } else { Err(Refusal::Gone) }

@@ -95,8 +95,9 @@ impl Command {
             Command::Drain { node } | Command::Undrain { node } | Command::Forget { node } => {
                 out.u8(node.0);
             }
-            Command::Eject { victims, by } => {
+            Command::Eject { victims, by, seen } => {
                 put_life(&mut out, *by);
+                out.u64(*seen);
                 out.u8(victims.len() as u8);
                 victims.iter().for_each(|life| put_life(&mut out, *life));
             }
@@ -145,10 +146,10 @@ impl Command {
             }
             2 => Command::Drain { node: node(from)? },
             3 => {
-                let by = life(from)?;
+                let (by, seen) = (life(from)?, from.u64()?);
                 let count = bounded(from.u8()?.into(), VICTIMS_MAX)?;
                 let victims = (0..count).map(|_| life(from)).collect::<Result<_, _>>()?;
-                Command::Eject { victims, by }
+                Command::Eject { victims, by, seen }
             }
             4 => Command::Forget { node: node(from)? },
             5 => {
@@ -209,6 +210,7 @@ fn put_member(out: &mut Vec<u8>, member: &Member) {
     out.u8(member.state as u8);
     out.u16(member.weight);
     out.u64(member.changed);
+    out.u64(member.joined);
 }
 
 fn member(from: &mut Reader<'_>) -> Result<Member, Malformed> {
@@ -220,6 +222,7 @@ fn member(from: &mut Reader<'_>) -> Result<Member, Malformed> {
         state: one_of(from, [State::Joining, State::Live, State::Draining, State::Dead])?,
         weight: from.u16()?,
         changed: from.u64()?,
+        joined: from.u64()?,
     })
 }
 

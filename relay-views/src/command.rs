@@ -38,6 +38,9 @@ pub enum Command {
         victims: Vec<(NodeId, Incarnation)>,
         /// Who says so: its word counts as long as it is in the view itself.
         by: (NodeId, Incarnation),
+        /// Counts between those who have not joined again since: what is repeated, or late, must not
+        /// eject who is back, nor does it count when its author was away meanwhile.
+        seen: u64,
     },
     /// Removes a dead member for good.
     Forget {

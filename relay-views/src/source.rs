@@ -154,9 +154,10 @@ impl ViewSource for Audience {
         let mut oracle = lock(&self.oracle);
         // Reports are repeated: what was decided meanwhile is not proposed again.
         let alive = oracle.newest().alive();
-        let victims: Vec<_> = oracle.newest().lives(silent.intersection(alive)).collect();
+        let victims = silent.intersection(alive);
         if !victims.is_empty() {
-            oracle.propose(now, Command::Eject { victims, by: self.life });
+            let eject = oracle.newest().eject(victims, self.life);
+            oracle.propose(now, eject);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use relay_abi::bucket::BUCKETS;
 
+use crate::command::Command;
 use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 
 /// Members of a cluster, witnesses and dead ones included. Every leader talks to all of them.
@@ -59,6 +60,8 @@ pub struct Member {
     pub weight: u16,
     /// The view that last changed incarnation or state.
     pub changed: u64,
+    /// The view in which it joined, this time.
+    pub joined: u64,
 }
 
 /// What a member does.
@@ -181,6 +184,19 @@ impl View {
     /// A set with the incarnations that are meant, as messages between nodes carry it.
     pub fn lives(&self, set: NodeSet) -> impl Iterator<Item = (NodeId, Incarnation)> {
         set.iter().filter_map(|node| Some((node, self.members.get(&node)?.incarnation)))
+    }
+
+    /// The command that ends the present stays of `victims`, and no later ones.
+    pub fn eject(&self, victims: NodeSet, by: (NodeId, Incarnation)) -> Command {
+        let all = victims.with(by.0).iter();
+        let joined = all.filter_map(|node| Some(self.members.get(&node)?.joined));
+        let seen = joined.max().unwrap_or_default();
+        Command::Eject { victims: self.lives(victims).collect(), by, seen }
+    }
+
+    /// Whether `node` is in this life a member, and was one in the view `seen` without a break.
+    pub fn has_stayed(&self, (node, incarnation): (NodeId, Incarnation), seen: u64) -> bool {
+        self.names(node, incarnation) && self.members[&node].joined <= seen
     }
 
     /// Whether `node` has nothing to do with any bucket: it can be switched off.

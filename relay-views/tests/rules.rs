@@ -76,7 +76,7 @@ impl Draft {
             }
             1 => {
                 let victims = NodeSet::of(node).with(NodeId((number % 5) as u8));
-                Command::Eject { victims: view.lives(victims).collect(), by: second }
+                Command::Eject { victims: view.lives(victims).collect(), by: second, seen }
             }
             2 => Command::Promote { seen, buckets, owner: first, learner: second },
             3 => Command::HandOver { seen, buckets, to: second.0 },
@@ -273,7 +273,7 @@ fn four_relays_share_drain_and_die() {
     let drained = rebalance(teach(view.apply(&Command::Drain { node: NodeId(3) }).unwrap()));
     assert!(drained.is_empty_of(NodeId(3)) && owned(&drained, 3) == 0);
     let by = life_of(&view, 1);
-    let eject = Command::Eject { victims: vec![life_of(&view, 2)], by };
+    let eject = view.eject(NodeSet::of(NodeId(2)), by);
     let after = view.apply(&eject).unwrap();
     let heirs: Vec<usize> = [1, 3, 4].map(|id| owned(&after, id)).into();
     assert!(heirs.iter().all(|owned| owned.abs_diff(1365) < 136), "{heirs:?}");
@@ -311,7 +311,7 @@ fn two_copies_are_two_copies() {
     let view = full(&[1, 2, 3, 4]);
     let view = rebalance(teach(view.apply(&Command::Replicas { replicas: 2 }).unwrap()));
     assert!(view.buckets.iter().all(|bucket| bucket.in_sync.len() == 2));
-    let eject = Command::Eject { victims: vec![life_of(&view, 4)], by: life_of(&view, 1) };
+    let eject = view.eject(NodeSet::of(NodeId(4)), life_of(&view, 1));
     let after = view.apply(&eject).unwrap();
     assert!(after.buckets.iter().all(|bucket| bucket.owner != Some(NodeId(4))));
     let healed = teach(after);
@@ -321,9 +321,8 @@ fn two_copies_are_two_copies() {
 #[test]
 fn who_comes_back_with_the_state_goes_on_and_who_is_blank_does_not() {
     let view = full(&[1, 2]).apply(&Command::Join(candidate(9, 1))).unwrap();
-    let victims = vec![life_of(&view, 1), life_of(&view, 2)];
-    let by = life_of(&view, 9);
-    let stalled = view.apply(&Command::Eject { victims, by }).unwrap();
+    let victims = [1, 2].map(NodeId).into_iter().collect();
+    let stalled = view.apply(&view.eject(victims, life_of(&view, 9))).unwrap();
     assert_eq!(stalled.stalled().count(), 4096);
     // The same life: nothing is lost.
     let back = stalled.apply(&Command::Join(candidate(1, 1))).unwrap();
@@ -350,7 +349,7 @@ fn a_configuration_is_in_force_everywhere_or_nowhere() {
     }
     let third = view.apply(&prepared(&view, 3)).unwrap();
     let by = life_of(&view, 1);
-    let without = view.apply(&Command::Eject { victims: vec![life_of(&view, 3)], by }).unwrap();
+    let without = view.apply(&view.eject(NodeSet::of(NodeId(3)), by)).unwrap();
     for active in [&third, &without] {
         assert_eq!(active.configuration.active.generation, 1);
         assert!(active.vips.len() == 2 && active.vips.values().all(|holder| holder.node.is_some()));
@@ -368,7 +367,20 @@ fn an_id_that_is_taken_is_refused() {
     let restarted = view.apply(&Command::Join(candidate(2, 2))).unwrap();
     assert!(restarted.buckets.iter().all(|bucket| bucket.in_sync == NodeSet::of(NodeId(1))));
     // With another disk it may come as soon as the former one is dead; that one votes no more.
-    let eject = Command::Eject { victims: vec![life_of(&view, 2)], by: life_of(&view, 1) };
+    let eject = view.eject(NodeSet::of(NodeId(2)), life_of(&view, 1));
     let replaced = view.apply(&eject).unwrap().apply(&Command::Join(other)).unwrap();
     assert_eq!(replaced.retired, [Seat::new(NodeId(2), 7)]);
+}
+
+#[test]
+fn an_ejection_that_comes_late_leaves_alone_who_is_back() {
+    let view = full(&[1, 2]);
+    let eject = view.eject(NodeSet::of(NodeId(2)), life_of(&view, 1));
+    let back = view.apply(&eject).unwrap().apply(&Command::Join(candidate(2, 1))).unwrap();
+    assert_eq!(back.apply(&eject), Err(Refusal::Gone));
+    // Nor does it count what who is back has said before.
+    let before = view.eject(NodeSet::of(NodeId(1)), life_of(&view, 2));
+    assert_eq!(back.apply(&before), Err(Refusal::Gone));
+    let again = back.eject(NodeSet::of(NodeId(2)), life_of(&back, 1));
+    assert_eq!(back.apply(&again).unwrap().members[&NodeId(2)].state, State::Dead);
 }

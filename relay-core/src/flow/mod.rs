@@ -143,6 +143,13 @@ impl<'a> Turn<'a> {
 }
 
 impl Flow {
+    /// Replicates from now on what it receives as it comes.
+    pub fn hurry(&mut self) {
+        if let Stage::Open(open) = &mut self.stage {
+            open.hurry();
+        }
+    }
+
     /// The backend leg, once the backend is dialed.
     pub fn backend(&self) -> Option<&Leg> {
         match &self.stage {

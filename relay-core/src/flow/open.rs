@@ -272,6 +272,12 @@ impl Open {
         self.down.hold.hurry();
     }
 
+    /// Another node goes on soon: it shall need nothing of the ends that they have sent before.
+    pub(super) fn hurry(&mut self) {
+        self.up.hold.hurry();
+        self.down.hold.hurry();
+    }
+
     /// Waits for the client's FIN, but not for ever.
     fn linger(&mut self, client: &mut Leg, now: Instant) {
         let until = *self.linger_until.get_or_insert(now + FAREWELL_MAX);

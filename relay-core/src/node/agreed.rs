@@ -38,11 +38,15 @@ pub(super) struct Agreed {
     /// This node had itself drained since it cannot serve.
     retreated: bool,
     /// To whom the unit should be handed over, by the view that is known.
-    planned: Option<NodeId>,
+    pub(super) planned: Option<NodeId>,
 }
 
 impl Agreed {
-    fn bucket(&self, unit: Unit) -> Option<&Bucket> {
+    pub(super) fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+
+    pub(super) fn bucket(&self, unit: Unit) -> Option<&Bucket> {
         self.view.as_ref()?.bucket(unit.index().into())
     }
 
@@ -60,6 +64,14 @@ impl Node {
         let Some(bucket) = view.bucket(self.settings.unit.index().into()).copied() else { return };
         if known.is_some_and(|known| known >= view.number) {
             return;
+        }
+        for peer in &mut self.replicas.peers {
+            let life =
+                |view: &View| view.lives(view.alive().intersection(NodeSet::of(peer.id))).next();
+            let before = self.agreed.view.as_ref().and_then(|known| life(known));
+            if life(view) != before {
+                peer.welcomed = now;
+            }
         }
         let me = self.settings.node;
         let unit = self.settings.unit.index().into();
@@ -104,6 +116,7 @@ impl Node {
         let same = (next.term, next.owner) == (self.view.term, self.view.owner);
         if self.role == Role::Owner {
             self.lay_down(now);
+            self.cease(now, &next, lives);
         }
         // Who is ejected and back within a term may go on to be taught: the owner may not see the
         // view in between, and then takes for known what was known.
@@ -146,7 +159,6 @@ impl Node {
             peer.put_out();
         }
         self.announce_at.clear();
-        self.commands.push_back(Command::Steer);
     }
 
     /// Only a committed view makes the gates fewer (rule 4).
@@ -159,7 +171,7 @@ impl Node {
                     peer.standing = Standing::InSync;
                 }
                 _ if in_sync => peer.standing = Standing::Lost,
-                Standing::Learning(_) | Standing::Proposed(_)
+                Standing::Learning(_) | Standing::Taught(_) | Standing::Proposed(_)
                     if bucket.learners.contains(peer.id) && is_same => {}
                 Standing::Out => {}
                 _ => peer.put_out(),
@@ -209,8 +221,9 @@ impl Node {
     pub(super) fn watch_peers(&mut self, now: Instant) {
         self.tell_suspicions(now);
         self.retreat(now);
-        if self.role == Role::Owner {
-            self.hand_over(now);
+        match self.role {
+            Role::Owner => self.hand_over(now),
+            _ => self.forward(now),
         }
     }
 
@@ -219,10 +232,10 @@ impl Node {
         let alive = self.agreed.view.as_ref().map_or(NodeSet::EMPTY, |view| view.alive());
         let peers = self.replicas.peers.iter().filter(|peer| alive.contains(peer.id));
         let timeout = self.settings.cluster.timeout;
-        // Who was never heard is given some time from our start.
-        let is_silent = |peer: &&Peer| match peer.last_heard() {
-            Some(_) => !self.lives(now, peer),
-            None => now - self.since > timeout * 2,
+        let is_silent = |peer: &&Peer| {
+            // Who was never heard is given some time from our start.
+            let heard = peer.last_heard().unwrap_or(self.since + timeout);
+            now - heard.max(peer.welcomed) >= peer.punctuality.patience(timeout)
         };
         let silent: NodeSet = peers.filter(is_silent).map(|peer| peer.id).collect();
         let repeats = !silent.is_empty() && now - at >= self.repeat_interval();
@@ -257,40 +270,6 @@ impl Node {
         }
     }
 
-    /// Planned: whoever is in sync has everything that was ever released, so that it can go on at
-    /// any time.
-    fn hand_over(&mut self, now: Instant) {
-        let unit = self.settings.unit;
-        let (Some(view), Some(bucket)) =
-            (self.agreed.view.clone(), self.agreed.bucket(unit).copied())
-        else {
-            return;
-        };
-        let me = self.settings.node;
-        let (seen, buckets) = (view.number, vec![unit.index().into()]);
-        if let Some(heir) = bucket.heir {
-            if self.has_everything(heir) {
-                let from = (me, self.incarnation);
-                self.ask(now, Proposal::HandedOver { seen, buckets, from });
-            }
-            return;
-        }
-        let planned = self.agreed.planned.filter(|to| self.has_everything(*to));
-        if let Some(to) = planned {
-            self.ask(now, Proposal::HandOver { seen, buckets, to });
-        }
-    }
-
-    /// Whether a peer in sync has applied all that it was sent.
-    fn has_everything(&self, node: NodeId) -> bool {
-        let mut peers = self.replicas.peers.iter();
-        peers.any(|peer| {
-            peer.id == node
-                && peer.standing == Standing::InSync
-                && peer.link.outbox_ref().backlog() == 0
-        })
-    }
-
     /// The learner has everything, and is gated on already (rule 4).
     pub(super) fn ask_to_promote(&mut self, now: Instant, index: usize) {
         let peer = &self.replicas.peers[index];
@@ -306,15 +285,14 @@ impl Node {
 
     /// The gate is too slow (rule 19). It goes on to be one until a view says otherwise.
     pub(super) fn ask_to_eject(&mut self, now: Instant, index: usize) {
+        let Some(view) = self.agreed.view.clone() else { return };
         let peer = &mut self.replicas.peers[index];
-        let Some(life) = peer.link.incarnation() else { return };
-        let victims = vec![(peer.id, life)];
         peer.rest_from(now);
-        let by = (self.settings.node, self.incarnation);
-        self.ask(now, Proposal::Eject { victims, by });
+        let victims = NodeSet::of(peer.id);
+        self.ask(now, view.eject(victims, (self.settings.node, self.incarnation)));
     }
 
-    fn ask(&mut self, now: Instant, proposal: Proposal) {
+    pub(super) fn ask(&mut self, now: Instant, proposal: Proposal) {
         let repeat = self.repeat_interval();
         self.agreed.asked.retain(|(_, at)| now - *at < repeat);
         if self.agreed.asked.iter().any(|(asked, _)| *asked == proposal) {

@@ -15,7 +15,7 @@ const STALL_TIMEOUTS: u32 = 20;
 
 /// Unacknowledged bytes toward a learner above which no further flow is given to it: traffic of
 /// the flows that it has goes first.
-const LEARNING_BACKLOG_MAX: usize = 1024 * 1024;
+const LEARNING_BACKLOG_MAX: usize = 256 * 1024;
 
 /// Added to TCP timestamps at a takeover: covers the age of what was heard of the owner's clock.
 const CLOCK_MARGIN_MS: u32 = 50;
@@ -72,6 +72,7 @@ impl Node {
             return Err(Reason::PeerMalformed);
         }
         let (mut applied, mut deposed) = (false, false);
+        let mut strays = Vec::new();
         let result = loop {
             let follows = self.follows(index);
             let Node { replicas, shadows, sessions, .. } = self;
@@ -88,6 +89,10 @@ impl Node {
                         Err(Reason::PeerStaleTerm)
                     }
                 },
+                Ok(Message::Stray { direction, frame }) => {
+                    strays.push((direction, frame.to_vec()));
+                    Ok(())
+                }
                 Ok(_) if !follows && breaks(Canary::IgnoreTerms) => Ok(()),
                 Ok(_) if !follows => Err(Reason::PeerStaleTerm),
                 Ok(Message::Session(session)) => {
@@ -108,6 +113,7 @@ impl Node {
         if deposed {
             self.step_down(now, self.promised);
         }
+        self.handle_strays(now, strays);
         result
     }
 
@@ -259,6 +265,12 @@ impl Node {
                 }
                 _ if slow => self.ask_to_eject(now, index),
                 Standing::Learning(upto) => self.teach(now, index, upto),
+                Standing::Taught(end) => {
+                    if outbox.acked() >= end {
+                        let end = outbox.end();
+                        self.replicas.peers[index].standing = Standing::Proposed(end);
+                    }
+                }
                 Standing::Proposed(end) => {
                     if peer.link.outbox_ref().acked() >= end {
                         match by_silence {
@@ -298,12 +310,13 @@ impl Node {
             }
             let next = self.shard.next_replicated(upto);
             let Some(flow) = next else {
-                let mut end = self.replicas.push_to(index, &Message::BasesEnd);
+                let end = self.replicas.push_to(index, &Message::BasesEnd);
+                self.replicas.peers[index].standing = Standing::Taught(end);
                 if breaks(Canary::PromoteUngated) {
                     self.admit(index);
-                    end = self.replicas.push_to(index, &Message::View(self.view.clone()));
+                    let end = self.replicas.push_to(index, &Message::View(self.view.clone()));
+                    self.replicas.peers[index].standing = Standing::Proposed(end);
                 }
-                self.replicas.peers[index].standing = Standing::Proposed(end);
                 return;
             };
             upto = Some(flow);

@@ -127,6 +127,7 @@ impl Node {
         let me = self.settings.node;
         match self.role {
             Role::Owner => Some(me),
+            _ if self.is_forwarding() => Some(me),
             _ if self.view.term == 0 => None,
             _ => Some(NodeId(self.view.owner)).filter(|owner| *owner != me),
         }

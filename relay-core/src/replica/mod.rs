@@ -2,11 +2,13 @@
 
 mod channel;
 mod link;
+mod punctuality;
 mod shadow;
 mod stream;
 
 pub use channel::{Channel, OVERHEAD};
 pub use link::{Event, Link, Role, Status};
+pub use punctuality::Punctuality;
 pub use shadow::{Author, OpenShadow, OpeningShadow, Pieces, Shadow, Shadows};
 pub use stream::OUTBOX_MAX;
 
@@ -35,8 +37,11 @@ pub enum Standing {
     Out,
     /// Has been given every flow up to this one (rule 3: a learner).
     Learning(Option<FlowId>),
-    /// Has been given every flow and is gated on; promoted when it has applied everything below
-    /// this position (rule 4).
+    /// Has been given every flow, up to this position. Not gated on before it has applied that: what
+    /// it is taught must hold nobody up.
+    Taught(u64),
+    /// Knows every flow and is gated on; promoted when it has applied everything below this
+    /// position (rule 4).
     Proposed(u64),
     /// In the view's in-sync set.
     InSync,
@@ -53,6 +58,10 @@ pub struct Peer {
     pub mac: EthernetAddress,
     pub link: Link,
     pub standing: Standing,
+    /// How long its silence may last.
+    pub punctuality: Punctuality,
+    /// Since when its present life is a member: its silence before that is none of it.
+    pub welcomed: Instant,
     /// A peer that was ejected for its slowness is not taught again before this instant.
     pub rest_until: Instant,
     /// How long it rests the next time (rule 19: re-admission backs off).
@@ -88,6 +97,8 @@ impl Peer {
             mac: EthernetAddress::BROADCAST,
             link,
             standing: Standing::Out,
+            punctuality: Punctuality::default(),
+            welcomed: Instant::ZERO,
             rest_until: Instant::ZERO,
             rest: REST_MIN,
             taught_session: 0,
@@ -115,7 +126,7 @@ impl Peer {
         match self.standing {
             Standing::Proposed(_) => !breaks(Canary::PromoteUngated),
             Standing::InSync | Standing::Lost => true,
-            Standing::Out | Standing::Learning(_) => false,
+            Standing::Out | Standing::Learning(_) | Standing::Taught(_) => false,
         }
     }
 
@@ -147,7 +158,7 @@ impl Peer {
             (Standing::Out | Standing::Lost, _) => false,
             (Standing::Learning(_), None) => true,
             (Standing::Learning(upto), Some(flow)) => upto.is_some_and(|upto| flow <= upto),
-            (Standing::Proposed(_) | Standing::InSync, _) => true,
+            (Standing::Taught(_) | Standing::Proposed(_) | Standing::InSync, _) => true,
         }
     }
 

@@ -115,7 +115,7 @@ impl Shadows {
     pub fn apply(&mut self, from: Author, message: &Message<'_>) -> Result<(), Reason> {
         match message {
             // Neither belongs to a flow.
-            Message::View(_) | Message::Session(_) => Ok(()),
+            Message::View(_) | Message::Session(_) | Message::Stray { .. } => Ok(()),
             Message::Opening(opening) => {
                 let shadow = OpeningShadow::new(opening).ok_or(Reason::PeerMalformed)?;
                 self.base(FlowId(opening.flow), (Shadow::Opening(Box::new(shadow)), from));

@@ -20,6 +20,18 @@ impl Shard {
         }
     }
 
+    /// Everything that was received, and what still comes, is replicated as it comes: another node goes
+    /// on soon.
+    pub fn hurry(&mut self) {
+        let ids: Vec<_> = self.flows.keys().copied().collect();
+        for id in ids {
+            if let Some(slot) = self.flows.get_mut(&id) {
+                slot.flow.hurry();
+            }
+            self.touch(id);
+        }
+    }
+
     /// Stops owning: everything is forgotten, but what others must know to go on is returned, as
     /// encoded messages. Nobody is told.
     pub fn lay_down(

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use relay_abi::control::{CouncilMember, CouncilReport};
+use relay_views::View;
 use relay_views::command::{Candidate, Refusal};
 use relay_views::council::{Council, Event, Settings, Status, TICK, found};
 use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
 use relay_views::log::{Log, Memory};
 use relay_views::view::{Kind, State};
-use relay_views::{Command, View};
 
 use super::counters::{Complaints, count};
 use super::desk::Desk;
@@ -49,6 +49,8 @@ pub struct Control {
     vouch: Vouch,
     /// When the worker began to hang.
     hangs_since: Option<Duration>,
+    /// The worker ends, as it was asked to.
+    leaves: bool,
     /// What the council was told last about whom the worker does not hear.
     silent: NodeSet,
     /// What keeps this node from taking part.
@@ -112,6 +114,7 @@ impl Control {
             desk,
             vouch: Vouch::new(limit, Duration::ZERO),
             hangs_since: None,
+            leaves: false,
             silent: NodeSet::EMPTY,
             trouble: None,
             complaints: Complaints::default(),
@@ -257,6 +260,9 @@ impl Control {
 
     fn watch_worker(&mut self) {
         let (now, calls) = (self.now(), self.desk.calls());
+        if self.desk.leaves() {
+            return self.leave(now);
+        }
         if self.vouch.look(now, calls) {
             if self.vouch.vouches() {
                 tracing::info!("council: the worker is there: this node may be a member");
@@ -281,12 +287,28 @@ impl Control {
         }
     }
 
+    /// The worker ends as it was asked to: this node is no member from now on, and leads no more when
+    /// others know.
+    fn leave(&mut self, now: Duration) {
+        let was_leaving = std::mem::replace(&mut self.leaves, true);
+        if !was_leaving {
+            self.report_oneself(now);
+            self.enlist();
+        }
+        if let Stage::Sitting(council) = &mut self.stage
+            && !council.view().names(self.life.0, self.life.1)
+        {
+            council.stand_back(now, true);
+        }
+    }
+
     fn report_oneself(&mut self, now: Duration) {
         let Stage::Sitting(council) = &mut self.stage else { return };
         // What it heard before it hung is no news of others.
         council.suspect(now, NodeSet::EMPTY);
         if council.view().names(self.life.0, self.life.1) {
-            council.propose(now, Command::Eject { victims: vec![self.life], by: self.life });
+            let eject = council.view().eject(NodeSet::of(self.life.0), self.life);
+            council.propose(now, eject);
         }
     }
 
@@ -294,6 +316,13 @@ impl Control {
         let (now, silent) = (self.now(), self.desk.silent());
         let Stage::Sitting(council) = &mut self.stage else { return };
         if silent != self.silent && self.vouch.vouches() {
+            match silent.is_empty() {
+                true => tracing::info!("council: the worker hears everybody again"),
+                false => {
+                    let silent = names(silent.iter());
+                    tracing::info!(%silent, "council: the worker hears nothing of some");
+                }
+            }
             self.silent = silent;
             council.suspect(now, silent);
         }
@@ -315,7 +344,8 @@ impl Control {
             weight: WEIGHT,
             generation: council.view().configuration.active.generation,
         };
-        council.enlist(now, self.vouch.vouches().then_some(candidate));
+        let is_wanted = self.vouch.vouches() && !self.leaves;
+        council.enlist(now, is_wanted.then_some(candidate));
     }
 
     fn note_trouble(&mut self, trouble: Option<String>) {

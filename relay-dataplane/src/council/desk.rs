@@ -36,6 +36,8 @@ pub struct Desk {
     /// When the council vouched for the view last, in nanoseconds since then; 0: never.
     vouched: AtomicU64,
     stop: AtomicBool,
+    /// This node is to be taken out of the view.
+    leaves: AtomicBool,
     /// Wakes the worker.
     wake: OwnedFd,
     /// Wakes the control thread.
@@ -65,6 +67,7 @@ impl Desk {
             began: Instant::now(),
             vouched: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             inbox,
             report: Mutex::default(),
@@ -121,6 +124,15 @@ impl Desk {
     /// In a full inbox there is something to wake up for already.
     fn wake_control(&self) {
         let _ = self.inbox.try_send(Input::Wake);
+    }
+
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::SeqCst);
+        self.wake_control();
+    }
+
+    pub fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::SeqCst)
     }
 
     pub fn is_stopped(&self) -> bool {

@@ -201,6 +201,11 @@ impl Views {
         self.desk.wake_fd()
     }
 
+    /// Has this node taken out of the view, for good. It goes on until the view says so.
+    pub fn leave(&self) {
+        self.desk.leave();
+    }
+
     /// Whether the council has just vouched that no newer view is in force than it has shown.
     pub fn is_vouched(&self) -> bool {
         self.desk.vouched_ago().is_some_and(|ago| ago < VOUCH_AGE_MAX)

@@ -9,7 +9,7 @@ use raft::{ProgressState, SnapshotStatus};
 use super::Council;
 use super::reports::Reports;
 use crate::command::{Candidate, Command};
-use crate::id::{Incarnation, NodeId, Seat};
+use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 use crate::view::{Kind, Member, State};
 
 /// Strangers that are told at the same time.
@@ -66,9 +66,8 @@ impl Council {
         let Some(by) = self.life() else { return };
         let view = self.view();
         let victims = self.silent.without(by.0).intersection(view.alive());
-        let victims: Vec<_> = view.lives(victims).collect();
         if !victims.is_empty() {
-            self.propose_duty(Command::Eject { victims, by });
+            self.propose_duty(view.eject(victims, by));
         }
     }
 
@@ -91,7 +90,7 @@ impl Council {
         // Nothing that is kept and passed on: only who leads can know.
         if let Some(life) = life.filter(|_| self.duties.councils_at <= self.now) {
             self.duties.councils_at = self.now + COUNCIL_RETRY;
-            self.propose_believed(Command::Eject { victims: vec![life], by: life });
+            self.propose_believed(self.view().eject(NodeSet::of(life.0), life));
         }
     }
 
@@ -101,7 +100,7 @@ impl Council {
         let replaced = member.state != State::Dead && member.seat != candidate.seat;
         if replaced && self.silence(member.seat) > self.settings.witness_timeout {
             let life = (candidate.node, member.incarnation);
-            self.propose_believed(Command::Eject { victims: vec![life], by: life });
+            self.propose_believed(self.view().eject(NodeSet::of(life.0), life));
         }
     }
 

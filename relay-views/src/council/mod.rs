@@ -15,6 +15,7 @@ mod duties;
 mod election;
 mod persist;
 mod proposals;
+mod readmission;
 mod reports;
 mod store;
 pub mod wire;

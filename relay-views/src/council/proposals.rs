@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::readmission::Readmission;
 use super::wire::{ENTRY_MAX, Parcel, Proposal};
 use super::{Council, Event, Ticket};
-use crate::command::{Command, Refusal};
+use crate::command::{Candidate, Command, Refusal};
 use crate::id::Seat;
 
 /// Proposals that wait for their decision; of more, the oldest expire.
@@ -28,6 +29,7 @@ pub(super) struct Proposals {
     /// Turns through the contacts.
     turn: usize,
     enlist_at: Duration,
+    readmission: Readmission,
     /// Why this node is not a member yet.
     refused: Option<Refusal>,
 }
@@ -44,8 +46,14 @@ struct Waiting {
 impl Proposals {
     /// Numbers begin anywhere, so that those of an earlier start are not taken for ours.
     pub(super) fn new(first: u64) -> Self {
-        let (waiting, refused) = (BTreeMap::new(), None);
-        Proposals { waiting, next: first >> 1, turn: 0, enlist_at: Duration::ZERO, refused }
+        Proposals {
+            waiting: BTreeMap::new(),
+            next: first >> 1,
+            turn: 0,
+            enlist_at: Duration::ZERO,
+            readmission: Readmission::new(),
+            refused: None,
+        }
     }
 
     /// Takes a proposal; tells which one had to give way.
@@ -164,6 +172,7 @@ impl Council {
         self.admit_author(proposal.author);
         if let Command::Join(candidate) = &proposal.command {
             self.eject_former_seat(candidate);
+            self.welcome(candidate);
         }
         let Some(command) = self.temper(&proposal.command, proposal.author) else { return };
         let data = Proposal { command, forwarded: false, ..*proposal }.encode();
@@ -173,12 +182,23 @@ impl Council {
         }
     }
 
+    /// The silence of a council while its node was away is none of its new stay.
+    fn welcome(&mut self, candidate: &Candidate) {
+        let is_known = self.raw.raft.prs().get(candidate.seat.number()).is_some();
+        let is_new = !self.view().names(candidate.node, candidate.incarnation);
+        if is_known && is_new {
+            self.heard.insert(candidate.seat, self.now);
+        }
+    }
+
     fn propose_membership(&mut self) {
         let Some(wish) = self.wish else { return };
-        let view = self.view();
+        let view = std::sync::Arc::clone(self.view());
         let named = view.names(wish.node, wish.incarnation)
             && view.members.get(&wish.node).is_some_and(|member| member.seat == wish.seat);
-        if !named && self.proposals.enlist_at <= self.now {
+        let life = (wish.node, wish.incarnation);
+        let may = self.proposals.readmission.look(self.now, &view, life);
+        if !named && may && self.proposals.enlist_at <= self.now {
             self.proposals.enlist_at = self.now + ENLIST_RETRY;
             self.propose_duty(Command::Join(wish));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Council;
 use crate::command::Command;
-use crate::id::{Incarnation, NodeId, Seat};
+use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 
 /// Whom the leader heard within this time is not dead for it, whoever says so.
 const HEARD_RECENTLY: Duration = Duration::from_millis(25);
@@ -25,7 +25,11 @@ impl Council {
     /// A command as the leader may propose it: of an ejection, what it believes at once. The rest
     /// it keeps in mind.
     pub(super) fn temper(&mut self, command: &Command, author: Seat) -> Option<Command> {
-        let Command::Eject { victims, by } = command else { return Some(command.clone()) };
+        let Command::Eject { victims, by, seen } = command else { return Some(command.clone()) };
+        let has_stayed = |life: (NodeId, Incarnation)| self.view().has_stayed(life, *seen);
+        if !has_stayed(*by) || !victims.iter().any(|victim| has_stayed(*victim)) {
+            return None;
+        }
         // Who says so of oneself is believed.
         let leaves = |victim: (NodeId, Incarnation)| victim == *by && author.node() == by.0;
         let sure = victims.iter().copied();
@@ -43,7 +47,7 @@ impl Council {
             }
             false => sure,
         };
-        (!sure.is_empty()).then_some(Command::Eject { victims: sure, by: *by })
+        (!sure.is_empty()).then_some(Command::Eject { victims: sure, by: *by, seen: *seen })
     }
 
     /// Reports that nobody confirmed: ejects the one who is at odds with most others.
@@ -69,9 +73,9 @@ impl Council {
         let worst = if at_odds(reporter) > at_odds(victim) { reporter } else { victim };
         let other = if worst == reporter { victim } else { reporter };
         reports.retain(|(a, b), _| *a != worst && *b != worst);
-        let life = |node: NodeId| Some((node, view.members.get(&node)?.incarnation));
-        if let (Some(victim), Some(by)) = (life(worst), life(other)) {
-            self.propose_believed(Command::Eject { victims: vec![victim], by });
+        if let Some(by) = view.members.get(&other) {
+            let by = (other, by.incarnation);
+            self.propose_believed(view.eject(NodeSet::of(worst), by));
         }
     }
 

@@ -149,8 +149,7 @@ impl Node {
         };
         let victims: NodeSet = gates.without(self.id).iter().filter(|gate| stuck(gate)).collect();
         if !victims.is_empty() {
-            let victims = view.lives(victims).collect();
-            commands.push(Command::Eject { victims, by: life });
+            commands.push(view.eject(victims, life));
         }
         let Some(council) = &mut self.council else { return };
         if council.is_leader() {

@@ -222,10 +222,9 @@ fn wish(world: &mut World) -> Option<Command> {
         3 => Command::Weigh { node, weight: 50 + world.rng.below(100) as u16 },
         _ => {
             // A false suspicion.
-            let victims = view.lives(NodeSet::of(node)).collect();
             let by = world.rng.pick(&relays);
             let by = view.lives(NodeSet::of(by)).next()?;
-            Command::Eject { victims, by }
+            view.eject(NodeSet::of(node), by)
         }
     })
 }

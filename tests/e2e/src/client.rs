@@ -60,11 +60,20 @@ impl Client {
     /// one direction when the other one has ended, and ends with success only if both ended with
     /// a close_notify.
     pub fn raw(lab: &Lab, ipv6: bool, version: &str) -> Result<Client> {
+        Client::pipe(lab, ipv6, version, LIMIT_S)
+    }
+
+    /// The same over IPv4, for a connection that may take so many seconds.
+    pub fn patient(lab: &Lab, version: &str, seconds: usize) -> Result<Client> {
+        Client::pipe(lab, false, version, &seconds.to_string())
+    }
+
+    fn pipe(lab: &Lab, ipv6: bool, version: &str, limit_s: &str) -> Result<Client> {
         // No timeout(1) here: it would hold on to the output that the client closes.
         let mut command = lab.client("python3");
         command.args(["-c", TLS_PIPE]);
         command.args([&vip(ipv6).to_string(), &RAW_PORT.to_string()]);
-        Client::start(command.arg(pki::ca()).args([SERVER_NAME, version, LIMIT_S]))
+        Client::start(command.arg(pki::ca()).args([SERVER_NAME, version, limit_s]))
     }
 
     fn start(command: &mut Command) -> Result<Client> {

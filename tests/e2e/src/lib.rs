@@ -17,6 +17,7 @@ pub mod conversation;
 pub mod counters;
 pub mod crowd;
 pub mod flood;
+pub mod kernel;
 pub mod watch;
 
 use std::net::{TcpListener, TcpStream};

@@ -1,7 +1,7 @@
 //! The bench: the relay and haproxy in turns, in one lab, with one certificate, one origin and one
 //! load. docs/BENCHMARKS.md says what is measured and what is not.
 
-pub(crate) mod client;
+pub mod client;
 mod cpu;
 mod haproxy;
 mod load;

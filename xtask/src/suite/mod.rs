@@ -33,12 +33,24 @@ pub struct Options {
 /// How many relays the end-to-end test of handshakes loses.
 pub const KILLS_VARIABLE: &str = "RELAY_E2E_KILLS";
 
+/// How often the end-to-end test of stopped relays stops one.
+pub const STOPS_VARIABLE: &str = "RELAY_E2E_STOPS";
+
+/// How many connections the end-to-end test of handovers has.
+pub const FLOWS_VARIABLE: &str = "RELAY_E2E_FLOWS";
+
 /// End-to-end tests alone, and harder.
 #[derive(Clone, Debug, Args)]
 pub struct E2eOptions {
     /// Relays that are lost in the midst of handshakes.
     #[arg(long, default_value_t = 200)]
     pub kills: usize,
+    /// How often an owner is stopped for five seconds.
+    #[arg(long, default_value_t = 20)]
+    pub stops: usize,
+    /// Connections under which a relay is drained.
+    #[arg(long, default_value_t = 1000)]
+    pub flows: usize,
     /// Only tests whose names contain this.
     pub filter: Option<String>,
 }
@@ -50,6 +62,8 @@ pub fn run_e2e(options: &E2eOptions) -> Result<()> {
     let mut step = Step::cargo("end to end", &["test", "--package", "e2e", "--no-fail-fast"]);
     step.command.args(["--"]).args(&options.filter).arg("--nocapture");
     step.command.env(KILLS_VARIABLE, options.kills.to_string());
+    step.command.env(STOPS_VARIABLE, options.stops.to_string());
+    step.command.env(FLOWS_VARIABLE, options.flows.to_string());
     step.command.env(BIN_DIR_VARIABLE, profile_directory()?);
     let tally = step.run()?;
     println!("{tally}");
