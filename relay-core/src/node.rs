@@ -6,6 +6,8 @@ mod handover;
 mod membership;
 mod report;
 mod silence;
+#[cfg(test)]
+mod tests;
 
 pub use report::{Load, NodeReport, PeerReport};
 
@@ -410,21 +412,4 @@ fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
 /// A secret that all nodes of a cluster share, for one purpose.
 pub fn cluster_secret(key: &[u8; 32], purpose: &str) -> [u8; 32] {
     *crypto::derive(key, &[b"shared secret", purpose.as_bytes()])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lost_carrier_is_remembered_until_it_is_back() {
-        let mut carrier = Carrier { client: true, backend: true, cluster: true };
-        for side in [Side::Client, Side::Backend, Side::Cluster] {
-            assert!(!carrier.note(side, true));
-            assert!(!carrier.note(side, false));
-        }
-        assert!(!carrier.client && !carrier.backend && !carrier.cluster);
-        assert!(carrier.note(Side::Client, true));
-        assert!(carrier.client && !carrier.backend);
-    }
 }

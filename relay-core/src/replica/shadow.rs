@@ -398,7 +398,80 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use relay_abi::peer::{Endpoint, Keys};
+
     use super::*;
+
+    const FROM: Author = Author { node: NodeId(1), term: 1 };
+    const DATA: Entry = Entry::Data { length: 100, tag: [0; 16] };
+
+    /// A backup that knows one open flow with one entry.
+    fn shadows() -> Shadows {
+        let end = Endpoint { address: [1; 16], port: 1 };
+        let leg = Leg {
+            local: end,
+            remote: end,
+            next_hop: [0; 6],
+            iss: 1,
+            irs: 2,
+            mss: 1460,
+            send_scale: None,
+            receive_scale: 0,
+            sack: true,
+            timestamps: None,
+            window: 1000,
+        };
+        let keys = Keys { generation: 0, sequence: 0, secret: &[7; 32] };
+        let base = Base {
+            flow: 1,
+            client: leg,
+            backend: leg,
+            suite: 0x1301,
+            server_name: b"",
+            write: keys,
+            read: keys,
+            up: Settled::default(),
+            down: Delivered::default(),
+            raw: b"",
+            entries: vec![DATA],
+            created_ms: 0,
+        };
+        let mut shadows = Shadows::default();
+        shadows.apply(FROM, &Message::Base(base)).expect("a base");
+        shadows
+    }
+
+    fn log_end(shadows: &Shadows) -> Option<u64> {
+        shadows.iter().next().map(|(_, shadow)| match shadow {
+            Shadow::Open(open) => open.log.end_index(),
+            Shadow::Opening(_) => 0,
+        })
+    }
+
+    #[test]
+    fn rule_8_entries_are_appended_where_the_log_ends_or_not_at_all() {
+        let mut shadows = shadows();
+        let mut entries = |flow, index| {
+            let message = Message::Entries { flow, index, entries: vec![DATA] };
+            (shadows.apply(FROM, &message).is_ok(), log_end(&shadows))
+        };
+        assert_eq!(entries(1, 1), (true, Some(2)));
+        for index in [0, 1, 3] {
+            assert_eq!(entries(1, index), (false, Some(2)), "index {index}");
+        }
+        assert_eq!(entries(2, 2), (false, Some(2)), "another flow");
+    }
+
+    #[test]
+    fn rule_7_flows_that_no_base_names_are_over_at_the_end() {
+        let mut shadows = shadows();
+        shadows.apply(FROM, &Message::BasesEnd).expect("nothing has begun");
+        assert_eq!(shadows.len(), 1);
+        shadows.begin_bases();
+        assert_eq!(shadows.len(), 1, "until then they are the best that there is");
+        shadows.apply(FROM, &Message::BasesEnd).expect("an end");
+        assert!(shadows.is_empty());
+    }
 
     #[test]
     fn tiny_pieces_become_few() {

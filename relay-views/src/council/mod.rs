@@ -201,6 +201,8 @@ pub struct Council {
     heard: BTreeMap<Seat, Duration>,
     /// Which leader is heard without a gap, and since when.
     listens_since: Option<(Seat, Duration)>,
+    /// When this node noticed last that it had not run: what it heard before says nothing.
+    woke: Option<Duration>,
     /// Since when this node leads.
     leads_since: Option<Duration>,
     /// Membership that this node wants, and is proposed until it has it.
@@ -263,6 +265,7 @@ impl Council {
             campaign_at: None,
             heard: BTreeMap::new(),
             listens_since: None,
+            woke: None,
             leads_since: None,
             wish: None,
             duties: duties::Duties::default(),
@@ -288,6 +291,9 @@ impl Council {
     /// longer than [`FRESH`]: it leads a majority that it hears, or hears the leader.
     pub fn is_current(&self, now: Duration) -> bool {
         let is_fresh = |at: Duration| now.saturating_sub(at) < FRESH;
+        if self.woke.is_some_and(is_fresh) {
+            return false;
+        }
         if self.is_leader() {
             let heard = self.heard.iter().filter(|(_, at)| is_fresh(**at));
             let heard = heard.map(|(seat, _)| seat.number());
@@ -494,6 +500,7 @@ impl Council {
         if late < LATE {
             return;
         }
+        self.woke = Some(self.now);
         let since = self.heard.values_mut().chain(&mut self.leads_since);
         since.for_each(|at| *at = (*at + late).min(self.now));
     }

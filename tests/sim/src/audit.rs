@@ -39,6 +39,10 @@ const EDGE: i32 = 1;
 /// An acknowledgement lags by four segments at most, and a part of one.
 const LAG_MAX: u32 = 5 * 1460;
 
+/// A life of a node and a term of it. Who owns again knows what it was told as a backup meanwhile,
+/// and not what it did in an earlier term.
+type Tenure = (u64, u64);
+
 /// Checks of everything that relays send.
 #[derive(Default)]
 pub struct Audit {
@@ -46,14 +50,14 @@ pub struct Audit {
     senders: BTreeMap<(SocketAddr, u64), u64>,
     /// Backend connections that were completed.
     completed: BTreeSet<Ends>,
-    /// What an incarnation has sent: the end of the highest segment.
-    sent: BTreeMap<(u64, Ends), u32>,
+    /// What an owner has sent: the end of the highest segment.
+    sent: BTreeMap<(Tenure, Ends), u32>,
     /// The highest acknowledgement that an endpoint has sent, by the stream that it acknowledges.
     acked: BTreeMap<Ends, u32>,
     /// The highest acknowledgement that relays have sent, and the term of the sender.
     promised: BTreeMap<Ends, (u64, u32)>,
-    /// What an incarnation has shown to know of a stream while its acknowledgement lags.
-    shown: BTreeMap<(u64, Ends), u32>,
+    /// What an owner has shown to know of a stream while its acknowledgement lags.
+    shown: BTreeMap<(Tenure, Ends), u32>,
     /// Frames that were compared with what a backup holds.
     pub compared: u64,
     /// Segments with a server's flight that were compared with what a backup would have said.
@@ -106,6 +110,10 @@ impl Sender {
             members: view.in_sync.clone(),
             openings: node.flows().filter(is_opening).map(|flow| ends(&flow)).collect(),
         }
+    }
+
+    fn tenure(&self) -> Tenure {
+        (self.incarnation, self.term)
     }
 }
 
@@ -258,10 +266,10 @@ impl Audit {
         let packet = &seen.packet;
         let ends = (seen.source, seen.destination);
         if packet.syn() {
-            self.sent.remove(&(sender.incarnation, ends));
+            self.sent.remove(&(sender.tenure(), ends));
             self.completed.remove(&ends);
             self.promised.remove(&ends);
-            self.shown.remove(&(sender.incarnation, ends));
+            self.shown.remove(&(sender.tenure(), ends));
             return;
         }
         if packet.rst() {
@@ -321,7 +329,7 @@ impl Audit {
         let first = packet.seq_number().0 as u32;
         let length = packet.payload().len() as u32 + u32::from(packet.fin());
         let end = first.wrapping_add(length);
-        let key = (sender.incarnation, ends);
+        let key = (sender.tenure(), ends);
         if length > 0 {
             let sent = self.sent.entry(key).or_insert(end);
             *sent = if (end.wrapping_sub(*sent) as i32) > 0 { end } else { *sent };
@@ -353,7 +361,7 @@ impl Audit {
     /// The end of what the sender knows: its acknowledgement, or what a SACK above it has shown.
     fn known(&mut self, sender: &Sender, ends: Ends, packet: &TcpPacket<&[u8]>) -> u32 {
         let ack = packet.ack_number().0 as u32;
-        let key = (sender.incarnation, ends);
+        let key = (sender.tenure(), ends);
         let blocks = packet.selective_ack_ranges().unwrap_or_default();
         let above = blocks.iter().flatten().filter(|(left, _)| is_above(*left, ack));
         for (left, right) in above {

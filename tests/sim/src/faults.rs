@@ -222,13 +222,15 @@ impl World {
         }
         let open = self.protected(index);
         let survives = self.successor(index).is_some();
+        let refused = self.refused(index);
         let flows = self.clients.flows.iter();
         let alive = flows.filter(|flow| {
             let served = self.backend.is_done(flow.plan.id);
             flow.is_started() && !(served && flow.outcome.is_some())
         });
-        let (kept, lost): (Vec<_>, Vec<_>) =
-            alive.map(|flow| (flow.plan.id, flow.port)).partition(|_| survives);
+        let (kept, lost): (Vec<_>, Vec<_>) = alive
+            .map(|flow| (flow.plan.id, flow.port))
+            .partition(|(_, port)| survives && !refused.contains(port));
         self.report.survivals += kept.len();
         for (id, port) in lost {
             self.note(&format!("connection {id} (port {port}) may be lost"));

@@ -5,12 +5,15 @@
 use relay_core::config::Side;
 use relay_core::time::Duration;
 
+use crate::odd::Habits;
 use crate::plan::{Conduct, Groups, Resumption, Version};
 use crate::random::Random;
 use crate::script::{Action, Options, ServerKey, Step, Way, When, Who};
 
 /// Of a thousand clients, or of a thousand runs.
 const ODD_CLIENTS: u32 = 150;
+/// A client that says little at a time says no more than it can in so many seconds.
+const SECONDS_MAX: u64 = 90;
 const OTHER_GROUPS: u32 = 150;
 const RESETTING_BACKENDS: u32 = 40;
 const OTHER_KEYS: u32 = 200;
@@ -26,6 +29,11 @@ pub fn vary(options: &mut Options, seed: u64) {
     for plan in &mut options.plans {
         let odd = random.next();
         plan.odd = random.chance(ODD_CLIENTS).then_some(odd);
+        if plan.odd.is_some() {
+            // All has to be said before the run is over.
+            let pace = Habits::draw(&mut Random::new(odd)).pace();
+            plan.up = plan.up.min(pace.saturating_mul(SECONDS_MAX));
+        }
         if random.chance(OTHER_GROUPS) {
             plan.groups = if random.chance(500) { Groups::Hybrid } else { Groups::Retry };
         }

@@ -524,6 +524,13 @@ impl World {
         lines.iter().for_each(|line| self.note(line));
     }
 
+    /// The clients' ends of connections that are being refused: nobody else knows of them (README,
+    /// "A refusal that is lost with its owner").
+    pub(crate) fn refused(&self, owner: usize) -> BTreeSet<u16> {
+        let flows = self.relays[owner].node.iter().flat_map(|node| node.flows());
+        flows.filter(|flow| flow.state == "refused").map(|flow| flow.client.port).collect()
+    }
+
     /// The clients' ends of connections that must survive: the backend has seen them.
     pub(crate) fn protected(&mut self, owner: usize) -> BTreeSet<u16> {
         let known = self.backend.established();

@@ -70,3 +70,28 @@ fn seed_4368_a_client_of_a_dead_owner_may_go_on_before_it_begins_again() {
 fn seed_6240_a_record_in_tiny_segments_is_acknowledged_in_the_end() {
     check_varied(6_240);
 }
+
+fn check_agreed(seed: u64) {
+    let report = run_swarm(seed, Swarm::Views);
+    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
+
+/// The client had what a former owner had sent beyond a hole. Its SACK named bytes that the new owner
+/// had not re-created yet, was cut to what that one had sent, and seemed to name nothing: so the ACK of all
+/// of it was refused for ever.
+#[test]
+fn seed_946_bytes_of_a_former_owner_that_are_sacked_are_not_forgotten() {
+    check(946);
+}
+
+/// Who comes back into reach has a lease when it has been told what it missed, and not before.
+#[test]
+fn seed_81_of_views_an_address_is_not_claimed_by_who_was_just_found_again() {
+    check_agreed(81);
+}
+
+/// A paused owner came back, was deposed, and owned again in the same life.
+#[test]
+fn seed_4975_of_views_a_second_term_begins_without_a_memory() {
+    check_agreed(4_975);
+}

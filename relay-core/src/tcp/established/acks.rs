@@ -14,6 +14,8 @@ pub(super) const DUP_ACKS: u32 = 3;
 pub(crate) struct Acknowledgement {
     pub offset: u64,
     pub sacks: Blocks,
+    /// The peer holds bytes above `offset`, whoever has sent them.
+    pub holds_more: bool,
     /// Bytes that arrived twice (RFC 2883).
     pub duplicate: Option<(u64, u64)>,
     /// It carries neither data nor a new window: the duplicate ACK of RFC 5681 section 2.
@@ -66,7 +68,7 @@ impl Sender {
         self.una = ack.offset;
         self.release_acked();
         self.next = self.next.max(self.una);
-        if ours && self.sack && ack.sacks.iter().all(Option::is_none) {
+        if ours && self.sack && !ack.holds_more {
             self.forget_predecessor(now);
         }
         self.backoff = 0;

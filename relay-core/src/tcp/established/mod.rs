@@ -214,7 +214,8 @@ impl Connection {
         let catching_up = self.sender.is_catching_up();
         self.sender.window.update(start, ack, una, window);
         let echo = self.echo(now, segment);
-        let ack_now = Acknowledgement { offset: ack, sacks, duplicate, bare, echo };
+        let holds_more = self.holds_more(segment, ack);
+        let ack_now = Acknowledgement { offset: ack, sacks, holds_more, duplicate, bare, echo };
         self.sender.on_ack(now, &ack_now);
         // Our waking ACK was old to this peer, so it was ignored.
         self.waking.due |= catching_up && ack > una && self.waking.was_old(ack);
@@ -234,6 +235,15 @@ impl Connection {
         };
         let sacks = [first, second, third].map(|block| block.filter(is_sack));
         (sacks, first.filter(repeats))
+    }
+
+    /// Whether the peer reports bytes above `ack`: those that only a former node has sent, too.
+    fn holds_more(&self, segment: &TcpRepr, ack: u64) -> bool {
+        let offset = |sequence: u32| {
+            let sequence = smoltcp::wire::TcpSeqNumber(sequence as i32);
+            self.outbound.offset(sequence, ack)
+        };
+        segment.sack_ranges.iter().flatten().any(|(_, right)| offset(*right) > ack as i64)
     }
 
     fn sack_block(&self, (left, right): (u32, u32), ack: u64) -> Option<(u64, u64)> {

@@ -1,6 +1,6 @@
 //! Another node goes on in the middle of a transfer.
 
-use super::rules::{drain, expect_ack, open, segment, seq_of};
+use super::rules::{ISS, drain, expect_ack, open, segment, seq_of};
 use super::{CALM, Host, Network, Weather, small_config};
 use crate::tcp::{Connection, Phase, StateError};
 use crate::time::Duration;
@@ -192,6 +192,21 @@ fn a_predecessors_bytes_are_remembered_behind_a_hole() {
     drain(&mut connection, later);
     connection.handle_segment(later, &segment(0, 450, b"")).expect("an ACK of what both have sent");
     assert_eq!(connection.acked(), 450);
+}
+
+/// Its SACK says so, although the new node has not got so far itself.
+#[test]
+fn a_predecessors_bytes_are_remembered_when_the_peer_reports_them() {
+    let mut connection = restored();
+    let later = super::START + Duration::from_secs(60);
+    connection.write(&[7; 150]);
+    drain(&mut connection, later);
+    let mut ack = segment(0, 250, b"");
+    let wire = |offset: u32| ISS.wrapping_add(1 + offset);
+    ack.sack_ranges[0] = Some((wire(400), wire(500)));
+    connection.handle_segment(later, &ack).expect("an ACK of all that this node has sent");
+    connection.handle_segment(later, &segment(0, 500, b"")).expect("an ACK of the rest");
+    assert_eq!(connection.acked(), 500);
 }
 
 #[test]

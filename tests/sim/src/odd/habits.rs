@@ -43,6 +43,12 @@ pub struct Habits {
 }
 
 impl Habits {
+    /// Bytes that it sends in a second, about, when it is slow.
+    pub fn pace(&self) -> u64 {
+        let gap = u64::try_from(self.gap.as_micros()).unwrap_or(u64::MAX);
+        1_000_000 / gap.max(1) * self.segment_max / 2
+    }
+
     /// The habits of one client.
     pub fn draw(random: &mut Random) -> Self {
         let mut pick = |choices: &[u64]| choices[random.below(choices.len() as u64) as usize];
