@@ -298,7 +298,7 @@ fn few_buckets_are_levelled_and_move_no_more_than_they_have_to() {
     assert_eq!(shares(&again), [4; 4]);
     let kept = |(old, new): &(&Bucket, &Bucket)| old.owner == new.owner && old.term == new.term;
     assert_eq!(drained.buckets.iter().zip(&again.buckets).filter(kept).count(), 12);
-    let eject = Command::Eject { victims: vec![life_of(&four, 2)], by: life_of(&four, 1) };
+    let eject = four.eject([NodeId(2)].into_iter().collect(), life_of(&four, 1));
     let after = level(four.apply(&eject).unwrap());
     assert_eq!(shares(&after).iter().filter(|owned| **owned >= 5).count(), 3);
 

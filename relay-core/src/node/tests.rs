@@ -10,7 +10,7 @@ use relay_views::view::Kind;
 use relay_views::{Command as Proposal, View};
 
 use super::*;
-use crate::config::Cluster;
+use crate::config::{Cluster, Macs, Unit};
 use crate::frame::EthernetAddress;
 use crate::id::NodeId;
 use crate::relay::HoldTime;
@@ -36,6 +36,11 @@ fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 99, 3, host).into()
 }
 
+fn macs(network: u8) -> Macs {
+    let mac = |last| EthernetAddress([2, 0, 0x5e, network, 0, last]);
+    Macs { cluster: mac(1), port: mac(2) }
+}
+
 fn settings() -> Settings {
     Settings {
         node: NodeId(1),
@@ -50,8 +55,9 @@ fn settings() -> Settings {
             timeout: TIMEOUT,
             authority: Authority::Views,
         },
-        client_mac: EthernetAddress([2, 0, 0x5e, 1, 0, 1]),
-        backend_mac: EthernetAddress([2, 0, 0x5e, 2, 0, 1]),
+        unit: Unit::WHOLE,
+        client_mac: macs(1),
+        backend_mac: macs(2),
         listeners: Vec::new(),
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
@@ -68,7 +74,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::from_millis(1000);
         let node = Node::new(settings(), [1; 16], now);
-        let gate = Link::new([7; 32], GATE, NodeId(1), BEAT);
+        let gate = Link::new(([7; 32], 0), GATE, NodeId(1), BEAT);
         let view = View::genesis_of(1);
         let mut world = World { now, node, gate, view, applies: true, proposed: Vec::new() };
         for (node, incarnation) in [(NodeId(1), world.node.incarnation()), GATE] {
@@ -127,7 +133,8 @@ impl World {
             self.gate.acknowledge();
         }
         let (role, term) = (Role::Backup, self.node.view.term);
-        let status = Status { role, term, view: 1, owner: NodeId(1), clock_ms: 0 };
+        let status =
+            Status { role, term, view: 1, owner: NodeId(1), clock_ms: 0, ports: [macs(3).port; 2] };
         let mut datagram = [0; 1400];
         while let Some(length) = self.gate.poll_datagram(self.now, &status, &mut datagram) {
             let ends = [2, 1].map(|host| IpEndpoint::new(address(host).into(), 7305));
@@ -150,7 +157,7 @@ fn a_gate_that_applies_nothing_stays_one_until_a_view_ejects_it() {
     assert_eq!(world.proposed, [], "it may be slow for a while");
     world.run_for(TIMEOUT * 10);
     let by = (NodeId(1), world.node.incarnation());
-    let ejection = Proposal::Eject { victims: vec![GATE], by };
+    let ejection = world.view.eject(NodeSet::of(GATE.0), by);
     assert!(!world.proposed.is_empty() && world.proposed.iter().all(|other| *other == ejection));
     assert!(world.node.replicas.has_gates() && world.node.replicas.committed() < waits);
     world.decide(&ejection);
