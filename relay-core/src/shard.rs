@@ -61,6 +61,8 @@ pub struct Shard {
     replicated: u64,
     /// Whether what no gate has to agree to may be done (rule 17).
     has_lease: bool,
+    /// What is received is replicated as it comes: another node goes on soon.
+    hurries: bool,
 }
 
 struct Slot {
@@ -120,6 +122,7 @@ impl Shard {
             total: 0,
             replicated: 0,
             has_lease: true,
+            hurries: false,
         }
     }
 
@@ -260,7 +263,7 @@ impl Shard {
             let effects = &mut self.effects;
             let is_scarce = self.replicated > settings.replicated_max;
             let mut turn = Turn::new((now, replicas), effects, counters, settings);
-            turn.is_scarce = is_scarce;
+            (turn.is_scarce, turn.hurries) = (is_scarce, self.hurries);
             let next = slot.flow.service(&mut turn);
             slot.count_replicated(&mut self.replicated);
             if slot.flow.is_lingering() && !slot.lingers {

@@ -127,6 +127,8 @@ pub struct Turn<'a> {
     pub idle_max: Option<Duration>,
     /// Backups hold as many bytes as they may: flows get a small window.
     pub is_scarce: bool,
+    /// Another node goes on soon: it shall need nothing that the ends have sent before.
+    pub hurries: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -138,18 +140,12 @@ impl<'a> Turn<'a> {
         settings: &Settings,
     ) -> Self {
         let Settings { hold, idle_max, .. } = *settings;
-        Turn { now, replicas, effects, counters, hold, idle_max, is_scarce: false }
+        let (is_scarce, hurries) = (false, false);
+        Turn { now, replicas, effects, counters, hold, idle_max, is_scarce, hurries }
     }
 }
 
 impl Flow {
-    /// Replicates from now on what it receives as it comes.
-    pub fn hurry(&mut self) {
-        if let Stage::Open(open) = &mut self.stage {
-            open.hurry();
-        }
-    }
-
     /// The backend leg, once the backend is dialed.
     pub fn backend(&self) -> Option<&Leg> {
         match &self.stage {

@@ -272,12 +272,6 @@ impl Open {
         self.down.hold.hurry();
     }
 
-    /// Another node goes on soon: it shall need nothing of the ends that they have sent before.
-    pub(super) fn hurry(&mut self) {
-        self.up.hold.hurry();
-        self.down.hold.hurry();
-    }
-
     /// Waits for the client's FIN, but not for ever.
     fn linger(&mut self, client: &mut Leg, now: Instant) {
         let until = *self.linger_until.get_or_insert(now + FAREWELL_MAX);
@@ -360,9 +354,9 @@ impl Open {
     /// Replicates bytes that have waited too long, or arrived out of order.
     fn replicate_held(&mut self, id: FlowId, client: &mut Leg, turn: &mut Turn<'_>) {
         let settled = (self.up.settled_offset(), self.down.delivered_offset());
-        let alone = turn.replicas.is_alone();
-        self.up.hold.set_free(alone);
-        self.down.hold.set_free(alone);
+        let is_free = turn.hurries || turn.replicas.is_alone();
+        self.up.hold.set_free(is_free);
+        self.down.hold.set_free(is_free);
         let client = &client.connection;
         self.down.hold.set_round_trip(client.round_trip());
         let due =

@@ -106,7 +106,7 @@ impl Node {
         match self.handover {
             Handover::None => {
                 self.handover = Handover::Keeping(now);
-                self.shard.hurry();
+                self.shard.set_hurry(true);
                 false
             }
             Handover::Keeping(since) if now - since > self.settings.cluster.timeout => {
@@ -121,6 +121,7 @@ impl Node {
     /// The frames that were kept are this node's own after all.
     fn go_on(&mut self, now: Instant, next: Handover) {
         self.handover = next;
+        self.shard.set_hurry(false);
         for (side, frame) in self.strays.take() {
             self.handle_frame(now, side, &frame);
         }

@@ -86,8 +86,8 @@ impl Hold {
         self.lossy_until = from + LOSSY;
     }
 
-    /// Says whether replication costs nothing, because nobody takes it: then bytes wait for nothing
-    /// that could be had at once.
+    /// Says whether bytes wait for nothing that could be had at once: because replication costs
+    /// nothing when nobody takes it, or because another node goes on soon.
     pub fn set_free(&mut self, free: bool) {
         self.free = free;
     }

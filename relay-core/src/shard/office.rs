@@ -20,16 +20,14 @@ impl Shard {
         }
     }
 
-    /// Everything that was received, and what still comes, is replicated as it comes: another node goes
-    /// on soon.
-    pub fn hurry(&mut self) {
-        let ids: Vec<_> = self.flows.keys().copied().collect();
-        for id in ids {
-            if let Some(slot) = self.flows.get_mut(&id) {
-                slot.flow.hurry();
-            }
-            self.touch(id);
+    /// Whether everything that was received, and what still comes, is replicated as it comes: another
+    /// node goes on soon.
+    pub fn set_hurry(&mut self, hurries: bool) {
+        if hurries && !self.hurries {
+            let ids: Vec<_> = self.flows.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.touch(id));
         }
+        self.hurries = hurries;
     }
 
     /// Stops owning: everything is forgotten, but what others must know to go on is returned, as
@@ -57,7 +55,7 @@ impl Shard {
         }
         self.lingering.clear();
         self.forgotten.clear();
-        (self.lingerers, self.replicated) = (0, 0);
+        (self.lingerers, self.replicated, self.hurries) = (0, 0, false);
         recorder.into_recorded()
     }
 }

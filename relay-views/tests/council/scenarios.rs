@@ -215,3 +215,24 @@ fn the_word_of_a_council_is_never_out_of_date() {
         assert!(words > 100, "seed {seed}: nobody vouches for {cut:?} any more");
     }
 }
+
+#[test]
+fn who_was_cut_off_comes_back_once() {
+    for seed in 0..6 {
+        let mut world = settled(seed, 3, 1);
+        let cut = world.relays()[seed as usize % 3];
+        world.happen(Fault::Split(NodeSet::of(cut)));
+        world.run_for(Duration::from_secs(2));
+        world.happen(Fault::Heal);
+        let healed = world.run_until(PATIENCE, |world| world.unrest().is_none());
+        assert!(healed.is_some(), "seed {seed}: {}", world.picture());
+        let joined = |world: &World| {
+            let views = world.nodes.values().filter_map(|node| node.view());
+            views.max_by_key(|view| view.number).unwrap().members[&cut].joined
+        };
+        // What it said while it was cut off, and says again, ejects nobody: not even itself.
+        let since = joined(&world);
+        world.run_for(Duration::from_secs(6));
+        assert_eq!(joined(&world), since, "seed {seed}: {}", world.picture());
+    }
+}

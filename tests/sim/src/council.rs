@@ -10,7 +10,7 @@ use relay_core::time::{Duration, Instant};
 use relay_views::command::Candidate;
 use relay_views::id::{NodeSet, Seat};
 use relay_views::source::{Audience, Manners, Oracle, ViewSource};
-use relay_views::view::Kind;
+use relay_views::view::{Kind, State};
 use relay_views::{Command, View};
 
 /// A node that is no member asks to be one this often.
@@ -50,6 +50,18 @@ impl Council {
     /// The view that is in force, whoever knows of it.
     pub fn newest(&self) -> Arc<View> {
         Arc::clone(lock(&self.oracle).newest())
+    }
+
+    /// Has the owner drained, and everybody else given back.
+    pub fn drain_owner(&self) {
+        let view = self.newest();
+        let owner = view.bucket(0).and_then(|bucket| bucket.owner);
+        let drained = view.relays(|state| state == State::Draining);
+        let undrain = drained.iter().map(|node| Command::Undrain { node });
+        for command in undrain.chain(owner.map(|node| Command::Drain { node })) {
+            // Who is dead can be neither.
+            let _ = lock(&self.oracle).decide(&command);
+        }
     }
 
     /// Gives up what nobody can come back with.

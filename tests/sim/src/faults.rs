@@ -5,6 +5,7 @@ use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
 use relay_views::id::NodeSet;
 
+use crate::council::Council;
 use crate::network::Port;
 use crate::relay::Relay;
 use crate::script::{Action, Step, When, Who};
@@ -131,6 +132,7 @@ impl World {
                 self.relays[index].unplug(self.now, side, self.now + time);
                 self.disturbed = self.disturbed.max(self.now + time);
             }
+            Action::Drain => self.council.iter().for_each(Council::drain_owner),
             Action::Replay => self.replay(),
         }
         true

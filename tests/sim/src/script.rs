@@ -95,6 +95,8 @@ pub enum Action {
     Sever(Side, Who, Way, Duration),
     /// One interface of a relay has no carrier for so long.
     Unplug(Side, Who, Duration),
+    /// The council drains the owner; who was drained before is given back.
+    Drain,
     /// Cluster datagrams of the past are repeated, and forged ones are sent.
     Replay,
 }

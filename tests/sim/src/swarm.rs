@@ -128,6 +128,19 @@ fn agree(options: &mut Options, seed: u64) {
         lost: if random.chance(300) { 200 } else { 0 },
         stale: if random.chance(300) { 300 } else { 0 },
     });
+    if random.chance(300) {
+        drain(options, &mut random);
+    }
+}
+
+/// The owner is drained between any two other steps, often while something else goes on.
+fn drain(options: &mut Options, random: &mut Random) {
+    for _ in 0..=random.below(3) {
+        let at = random.below(options.steps.len() as u64 + 1) as usize;
+        let after = Duration::from_micros(random.below(400_000));
+        let when = if random.chance(500) { When::InSync } else { When::After(after) };
+        options.steps.insert(at, Step::new(when, Action::Drain));
+    }
 }
 
 fn plan(id: u64, swarm: Swarm, random: &mut Random) -> Plan {

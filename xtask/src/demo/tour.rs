@@ -115,6 +115,8 @@ impl Tour<'_> {
     fn all_steps(&mut self) -> Result<()> {
         self.stage.show_until_all_began(BEGIN_LIMIT);
         self.stage.show_for(WARM_UP);
+        self.begin("nothing: how long connections pause on this machine anyway");
+        self.end("nothing".to_owned(), "-", "-", 0);
         let first = self.lose(How::Powercut)?;
         let second = self.lose(How::Sigkill)?;
         self.bring_back(&[first, second])?;

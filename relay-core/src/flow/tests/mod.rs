@@ -355,6 +355,7 @@ impl World {
             hold: self.hold,
             idle_max: None,
             is_scarce: false,
+            hurries: false,
         };
         act(&mut self.flow, &mut turn)
     }
@@ -432,6 +433,7 @@ impl World {
             hold: self.hold,
             idle_max: None,
             is_scarce: false,
+            hurries: false,
         };
         self.flow.replicate(&mut turn);
         backup.follow(self.now, &mut replicas);
