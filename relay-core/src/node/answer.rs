@@ -61,7 +61,7 @@ impl Node {
         if self.is_ours(side, address) { Ok(()) } else { Err(Reason::NotForUs) }
     }
 
-      /// Whether the unit's owner answers for the cluster's addresses.
+    /// Whether the unit's owner answers for the cluster's addresses.
     pub(super) fn claims_addresses(&self) -> bool {
         self.settings.unit.holds_addresses() || breaks(Canary::ClaimForAnyUnit)
     }

@@ -20,8 +20,8 @@ use crate::flights::Flights;
 use crate::lease::Leases;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
-use crate::random::Random;
 use crate::program::{unit_of, unit_of_outbound};
+use crate::random::Random;
 use crate::relay::{Acting, Relay, Turned};
 use crate::script::Options;
 use crate::seals::Seals;
@@ -263,8 +263,7 @@ impl World {
             && let Some(seen) = wire::tcp(&frame)
         {
             self.wire.watch(index, &seen);
-            let host =
-                if side == Side::Client { setup::CLIENT_MAC } else { setup::BACKEND_MAC };
+            let host = if side == Side::Client { setup::CLIENT_MAC } else { setup::BACKEND_MAC };
             if frame[..host.0.len()] != host.0 {
                 let failure = format!("relay {} sends a segment to a wrong next hop", index + 1);
                 self.wire.conflicts.push(failure);
