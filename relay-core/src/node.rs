@@ -235,11 +235,12 @@ impl Node {
         }
     }
 
-    /// Whether another relay sent us the frame on, so that it does not show the way back.
+    /// Whether another relay sent the frame on, so that it does not show the way back. It need not have
+    /// meant this one: a switch that has not seen its relay yet shows the frame to all.
     pub(crate) fn is_forwarded(&self, side: Side, frame: &[u8]) -> bool {
-        let port = self.settings.macs(side).port;
-        let is_to_us = side != Side::Cluster && frame.first_chunk() == Some(&port.0);
-        is_to_us && !breaks(Canary::TrustForwarder)
+        let cluster = self.settings.macs(side).cluster;
+        let is_direct = side == Side::Cluster || frame.first_chunk() == Some(&cluster.0);
+        !is_direct && !breaks(Canary::TrustForwarder)
     }
 
     /// Takes in where frames for `address` go.

@@ -70,3 +70,11 @@ fn seed_4368_a_client_of_a_dead_owner_may_go_on_before_it_begins_again() {
 fn seed_6240_a_record_in_tiny_segments_is_acknowledged_in_the_end() {
     check_varied(6_240);
 }
+
+/// A frame was forwarded to a relay that the switch had not seen yet. Another relay saw it, too, owned
+/// its unit by then, and took the forwarder for the way back to the client.
+#[test]
+fn seed_2335_a_frame_that_was_forwarded_to_another_relay_shows_no_way_back() {
+    let report = run_swarm(2_335, Swarm::Views(None));
+    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
