@@ -49,6 +49,10 @@ pub enum Canary {
     IgnoreLease,
     /// Rule 17: what came in during a pause is answered although the lease has ended meanwhile.
     KeepAnswers,
+    /// Units: a frame that another relay forwarded is taken to show the way back.
+    TrustForwarder,
+    /// Units: the owner of any unit answers for the cluster's addresses.
+    ClaimForAnyUnit,
     /// Rule 20: TCP buffers keep the bytes that nobody needs any more.
     KeepPages,
 }

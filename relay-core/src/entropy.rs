@@ -53,6 +53,14 @@ impl Entropy {
         hasher.finish()
     }
 
+    /// An independent generator.
+    pub fn fork(&mut self) -> Entropy {
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&self.u64().to_be_bytes());
+        seed[8..].copy_from_slice(&self.u64().to_be_bytes());
+        Entropy::new(seed)
+    }
+
     /// The next 32 bits.
     pub fn u32(&mut self) -> u32 {
         (self.u64() >> 32) as u32

@@ -242,10 +242,12 @@ impl Node {
         }
     }
 
-    /// Whether another relay sent us the frame on, so that it does not show the way back.
+    /// Whether another relay sent the frame on, so that it does not show the way back. It need not have
+    /// meant this one: a switch that has not seen its relay yet shows the frame to all.
     fn is_forwarded(&self, side: Side, frame: &[u8]) -> bool {
-        let port = self.settings.macs(side).port;
-        side != Side::Cluster && frame.first_chunk() == Some(&port.0)
+        let cluster = self.settings.macs(side).cluster;
+        let is_direct = side == Side::Cluster || frame.first_chunk() == Some(&cluster.0);
+        !is_direct && !breaks(Canary::TrustForwarder)
     }
 
     /// Takes in where frames for `address` go.
@@ -392,10 +394,7 @@ impl Node {
 fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnation) -> Shard {
     let key = &settings.cluster.key;
     let keys = (cluster_secret(key, "syn cookies"), cluster_secret(key, "sequence numbers"));
-    let mut seed = [0; 16];
-    seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
-    seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
-    Shard::new(keys, Entropy::new(seed), (incarnation, settings.unit))
+    Shard::new(keys, entropy.fork(), (incarnation, settings.unit))
 }
 
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {

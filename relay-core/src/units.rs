@@ -53,14 +53,14 @@ impl Units {
         }
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
-        let node = |unit: Unit| {
-            let mut seed = [0; 16];
-            seed[..8].copy_from_slice(&entropy.u64().to_be_bytes());
-            seed[8..].copy_from_slice(&entropy.u64().to_be_bytes());
+        let others: Vec<Entropy> = (1..units.len()).map(|_| entropy.fork()).collect();
+        // The first unit goes on with the relay's own: a relay of one unit is a node.
+        let entropies = core::iter::once(entropy).chain(others);
+        let node = |(unit, entropy): (Unit, Entropy)| {
             let settings = Settings { unit, ..settings.clone() };
-            Node::with_life(settings, (incarnation, sessions.clone()), Entropy::new(seed), now)
+            Node::with_life(settings, (incarnation, sessions.clone()), entropy, now)
         };
-        let nodes: Vec<Node> = units.map(node).collect();
+        let nodes: Vec<Node> = units.zip(entropies).map(node).collect();
         Units {
             silent: vec![NodeSet::EMPTY; nodes.len()],
             told: Some(NodeSet::EMPTY),
@@ -183,7 +183,8 @@ impl Units {
         let silent = self.silent.iter().copied().reduce(NodeSet::intersection).unwrap_or_default();
         if self.told != Some(silent) {
             self.told = Some(silent);
-            self.commands.push_back(Command::Suspect(silent));
+            // As each of the nodes does: first of whom it hears nothing, then what it wants.
+            self.commands.push_front(Command::Suspect(silent));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is answered for the cluster's own addresses: ARP, neighbor discovery, echo requests.
 
 use super::Node;
+use crate::canary::{Canary, breaks};
 use crate::config::Side;
 use crate::frame::{
     EthernetAddress, Inbound, IpAddress, Link, emit_arp_reply, emit_echo_reply,
@@ -60,9 +61,14 @@ impl Node {
         if self.is_ours(side, address) { Ok(()) } else { Err(Reason::NotForUs) }
     }
 
+    /// Whether the unit's owner answers for the cluster's addresses.
+    pub(super) fn claims_addresses(&self) -> bool {
+        self.settings.unit.holds_addresses() || breaks(Canary::ClaimForAnyUnit)
+    }
+
     /// Moves the switches' entries for the cluster's MAC addresses to this node's ports.
     pub(super) fn announce(&mut self, now: Instant) {
-        if !self.settings.unit.holds_addresses() {
+        if !self.claims_addresses() {
             return;
         }
         // A former owner that was not told yet must not take the addresses back (rule 17).

@@ -235,7 +235,7 @@ impl Node {
             };
         }
         self.replicas.push(None, &Message::View(self.view.clone()));
-        if self.settings.unit.holds_addresses() {
+        if self.claims_addresses() {
             self.announce_at = ANNOUNCEMENTS.iter().map(|after| now + *after).collect();
         }
         self.commands.push_back(Command::Steer);

@@ -53,6 +53,7 @@ impl Shard {
         for replies in [&mut self.client_replies, &mut self.backend_replies] {
             replies.clear();
         }
+        self.hops.forget_waiting();
         self.lingering.clear();
         self.forgotten.clear();
         (self.lingerers, self.replicated, self.hurries) = (0, 0, false);

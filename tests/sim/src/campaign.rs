@@ -37,6 +37,10 @@ pub struct Totals {
     /// Instants at which a relay lost power.
     pub kills: u64,
     pub takeovers: u64,
+    /// Units that went from one relay to another one while both lived.
+    pub handed_over: u64,
+    /// Frames that a relay sent on to another one.
+    pub forwarded: u64,
     /// How often a connection went on at another relay.
     pub survivals: u64,
     /// Records toward clients that were seen.
@@ -70,6 +74,8 @@ impl Totals {
         self.excused += report.excused as u64;
         self.kills += u64::from(report.crashes);
         self.takeovers += u64::from(report.takeovers);
+        self.handed_over += report.handed_over;
+        self.forwarded += report.forwarded;
         self.survivals += report.survivals as u64;
         self.records += report.records.seen;
         self.pairs += report.records.pairs;
@@ -94,6 +100,8 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Totals { seeds, flows, completed, excused, kills, takeovers, survivals, .. } = self;
         let Totals {
+            handed_over,
+            forwarded,
             records,
             pairs,
             seals,
@@ -111,6 +119,7 @@ impl fmt::Display for Totals {
         writeln!(f, "seeds {seeds}, failed {failed}, {:.1} seeds/s", self.rate())?;
         writeln!(f, "flows {flows}: completed {completed}, may be lost {excused}")?;
         writeln!(f, "kill points {kills}, takeovers {takeovers}, survivals {survivals}")?;
+        writeln!(f, "units handed over {handed_over}, frames forwarded {forwarded}")?;
         writeln!(f, "records {records}, sealed pairs checked {pairs}")?;
         writeln!(f, "entries and tags compared with what their number had sealed {seals}")?;
         writeln!(f, "segments compared with a backup {compared} of {frames} frames")?;

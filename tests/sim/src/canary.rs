@@ -40,7 +40,7 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 24] = [
+pub const TRIALS: [Trial; 26] = [
     trial(Canary::ReleaseBeforeCommit, deafness, 3),
     trial(Canary::AnswerBeforeCommit, deafness, 3),
     trial(Canary::AckBeforeSettled, deafness, 3),
@@ -68,6 +68,8 @@ pub const TRIALS: [Trial; 24] = [
         ..trial(Canary::KeepAnswers, lost_connections, 20)
     },
     Trial { by: "in without a lease", ..trial(Canary::KeepAnswers, three_and_new_clients, 10) },
+    Trial { by: "wrong next hop", ..trial(Canary::TrustForwarder, three_and_units, 3) },
+    Trial { by: "claims an address", ..trial(Canary::ClaimForAnyUnit, three_and_units, 3) },
 ];
 
 /// All trials, on all cores.
@@ -306,6 +308,11 @@ fn three_and_new_clients(random: &mut Random) -> Options {
         Step::new(When::InSync, Action::Pause(Who::Owner, time)),
     ];
     agreed(Options::new(plans.collect(), steps.into()))
+}
+
+/// Every relay owns a unit, and the owner of one dies.
+fn three_and_units(random: &mut Random) -> Options {
+    Options { units: 3, ..three_and_a_crash(random) }
 }
 
 /// Connections that are still there when all steps have been done: their clients are far away.

@@ -2,11 +2,12 @@
 //! gaps. What councils do on their own is done here, too: they make their node a member again
 //! whenever the view does not have it, vouch for the view, and give up what is lost.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_core::id::{Incarnation, NodeId};
-use relay_core::node::Node;
 use relay_core::time::{Duration, Instant};
+use relay_core::units::Units;
 use relay_views::command::Candidate;
 use relay_views::id::{NodeSet, Seat};
 use relay_views::source::{Audience, Manners, Oracle, ViewSource};
@@ -22,7 +23,8 @@ const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
 /// The history.
 pub struct Council {
     oracle: Arc<Mutex<Oracle>>,
-    stalled_since: Option<Instant>,
+    /// Since when nobody lives who knows the flows of a unit.
+    stalled_since: BTreeMap<u16, Instant>,
 }
 
 /// One relay's end of it.
@@ -34,10 +36,10 @@ pub struct Member {
 }
 
 impl Council {
-    /// A cluster without members.
-    pub fn new(manners: Manners, seed: u64) -> Self {
-        let oracle = Oracle::new(View::genesis_of(1), manners, seed);
-        Council { oracle, stalled_since: None }
+    /// A cluster of so many units, without members.
+    pub fn new(units: u8, manners: Manners, seed: u64) -> Self {
+        let oracle = Oracle::new(View::genesis_of(units.into()), manners, seed);
+        Council { oracle, stalled_since: BTreeMap::new() }
     }
 
     /// The end of a life that begins.
@@ -67,16 +69,32 @@ impl Council {
     /// Gives up what nobody can come back with.
     pub fn attend(&mut self, now: Instant) {
         let view = self.newest();
-        if view.stalled().next().is_none() {
-            self.stalled_since = None;
-            return;
-        }
-        let since = *self.stalled_since.get_or_insert(now);
-        if now - since > LOSS_TIMEOUT {
-            let lose = Command::Lose { seen: view.number, buckets: vec![0] };
+        let before = core::mem::take(&mut self.stalled_since);
+        let since = |unit| (unit, before.get(&unit).copied().unwrap_or(now));
+        self.stalled_since = view.stalled().map(since).collect();
+        let is_lost = |(_, since): &(&u16, &Instant)| now - **since > LOSS_TIMEOUT;
+        let lost = self.stalled_since.iter().filter(is_lost);
+        let buckets: Vec<u16> = lost.map(|(unit, _)| *unit).collect();
+        if !buckets.is_empty() {
             // Nobody is alive who could begin anew: then it is tried again.
-            let _ = lock(&self.oracle).decide(&lose);
+            let _ = lock(&self.oracle).decide(&Command::Lose { seen: view.number, buckets });
         }
+    }
+
+    /// How often a unit went from one relay to another one that both lived.
+    pub fn handed_over(&self) -> u64 {
+        let oracle = lock(&self.oracle);
+        let views = oracle.history().windows(2);
+        let moves = views.flat_map(|pair| {
+            let (before, after) = (&pair[0], &pair[1]);
+            let units = before.buckets.iter().zip(&after.buckets);
+            units.filter(|(was, is)| {
+                let former = was.owner.filter(|_| is.owner.is_some() && was.owner != is.owner);
+                let life = former.and_then(|former| Some((former, before.members.get(&former)?)));
+                life.is_some_and(|(former, member)| after.names(former, member.incarnation))
+            })
+        });
+        moves.count() as u64
     }
 }
 
@@ -86,24 +104,26 @@ impl Member {
         self.life
     }
 
-    /// Whether nobody else holds what this life owns, or is about to, in the view that it saw last.
-    pub fn is_alone(&self) -> bool {
+    /// Whether nobody else holds what this life owns of a unit, or is about to, in the view that it saw
+    /// last.
+    pub fn is_alone(&self, unit: usize) -> bool {
         let (me, _) = self.life;
-        let bucket = self.shown.as_ref().and_then(|view| view.bucket(0));
+        let bucket = self.shown.as_ref().and_then(|view| view.bucket(unit as u32));
         bucket.is_some_and(|bucket| {
             bucket.owner == Some(me) && bucket.in_sync.union(bucket.learners) == NodeSet::of(me)
         })
     }
 
-    /// Shows the node what there is to see; whether it was vouched for. Who is out of reach sees
+    /// Shows the relay what there is to see; whether it was vouched for. Who is out of reach sees
     /// nothing.
-    pub fn show(&mut self, now: Instant, node: &mut Node, in_reach: bool) -> bool {
+    pub fn show(&mut self, now: Instant, units: &mut Units, in_reach: bool) -> bool {
         if !in_reach {
             return false;
         }
         let time = Duration::from_nanos(now.as_nanos());
         if let Some(view) = self.audience.next_view(time) {
-            node.handle_view(now, &view);
+            let known = units.handle_view(now, &view);
+            known.expect("the cluster has as many units as its relays");
             self.shown = Some(view);
         }
         let (id, incarnation) = self.life;
@@ -111,7 +131,7 @@ impl Member {
         // Who was just found again has not been told yet what it has missed.
         let vouched = is_member && self.audience.is_current();
         if vouched {
-            node.handle_lease(now);
+            units.handle_lease(now);
         }
         if !is_member && now - self.joined_at >= JOIN_INTERVAL {
             self.joined_at = now;

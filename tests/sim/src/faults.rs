@@ -1,12 +1,16 @@
 //! The steps of a script, and noise.
 
+use std::collections::BTreeSet;
+
 use relay_core::config::Side;
 use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
+use relay_core::units::Units;
 use relay_views::id::NodeSet;
 
 use crate::council::Council;
 use crate::network::Port;
+use crate::random::mix;
 use crate::relay::Relay;
 use crate::script::{Action, Step, When, Who};
 use crate::setup;
@@ -63,7 +67,7 @@ impl World {
         let index = self.random.below(self.relays.len() as u64) as usize;
         let sides = [Side::Client, Side::Backend, Side::Cluster];
         let side = sides[self.random.below(3) as usize];
-        self.relays[index].receive(self.now, side, frame);
+        self.arrive(index, side, frame);
     }
 
     fn is_due(&self, when: When) -> bool {
@@ -72,7 +76,11 @@ impl World {
             When::Moved(bytes) => self.moved() >= self.moved_before + bytes,
             When::Sent(frames) => self.wire.frames >= self.sent_before + frames,
             When::InSync => {
-                self.find(Who::Owner).is_some_and(|owner| self.successor(owner).is_some())
+                let is_covered = |unit| {
+                    let owner = self.find_in(unit, Who::Owner);
+                    owner.is_some_and(|owner| self.successor(unit, owner).is_some())
+                };
+                (0..self.options.units.into()).all(is_covered)
             }
         }
     }
@@ -94,12 +102,12 @@ impl World {
                     return false; // it dies at the end of its next turn
                 }
                 for index in 0..self.relays.len() {
-                    if self.relays[index].node.is_none() {
-                        let node = setup::node(index, &self.options, &mut self.random, self.now);
-                        let life = (setup::id(index), node.incarnation());
+                    if self.relays[index].units.is_none() {
+                        let units = setup::units(index, &self.options, &mut self.random, self.now);
+                        let life = (setup::id(index), units.incarnation());
                         let council = self.council.as_ref();
                         let member = council.map(|council| council.member(life.0, life.1));
-                        self.relays[index].start(self.now, node, member);
+                        self.relays[index].start(self.now, index, (units, member));
                     }
                 }
             }
@@ -178,28 +186,35 @@ impl World {
         others.map(|(_, relay)| relay).all(|relay| relay.crawls(self.now))
     }
 
+    /// Whom a step is about: in one unit, most often the first one.
     fn find(&self, who: Who) -> Option<usize> {
+        let units = u64::from(self.options.units);
+        let drawn = mix(self.report.seed ^ (self.step as u64) << 32) % (units * 2);
+        self.find_in(if drawn < units { drawn as usize } else { 0 }, who)
+    }
+
+    fn find_in(&self, unit: usize, who: Who) -> Option<usize> {
         let wanted = match who {
             Who::Owner => Role::Owner,
             Who::Backup => Role::Backup,
         };
+        let node = |index: usize| Some(&self.relays[index].units.as_ref()?.nodes()[unit]);
         let fits = |index: &usize| {
-            let relay = &self.relays[*index];
-            relay.runs() && relay.node.as_ref().is_some_and(|node| node.role() == wanted)
+            self.relays[*index].runs() && node(*index).is_some_and(|node| node.role() == wanted)
         };
         // A former owner may not know yet that it is one.
-        let term = |index: &usize| self.relays[*index].node.as_ref().map(|node| node.view().term);
+        let term = |index: &usize| node(*index).map(|node| node.view().term);
         (0..self.relays.len()).rev().filter(fits).max_by_key(term)
     }
 
-    /// The relay that could take over from `owner`.
-    fn successor(&self, owner: usize) -> Option<usize> {
+    /// The relay that could take over a unit from `owner`.
+    fn successor(&self, unit: usize, owner: usize) -> Option<usize> {
         if let Some(council) = &self.council {
             let view = council.newest();
-            let in_sync = view.bucket(0).map_or(NodeSet::EMPTY, |bucket| bucket.in_sync);
+            let in_sync = view.bucket(unit as u32).map_or(NodeSet::EMPTY, |bucket| bucket.in_sync);
             let may = |index: &usize| {
                 let relay = &self.relays[*index];
-                let life = relay.node.as_ref().map(|node| node.incarnation());
+                let life = relay.units.as_ref().map(Units::incarnation);
                 let names = life.is_some_and(|life| view.names(setup::id(*index), life));
                 in_sync.contains(setup::id(*index)) && relay.runs() && names
             };
@@ -207,7 +222,7 @@ impl World {
         }
         let in_sync = |index: &usize| {
             let relay = &self.relays[*index];
-            let report = relay.node.as_ref().map(|node| node.report(self.now));
+            let report = relay.units.as_ref().map(|units| units.report(self.now));
             relay.runs() && report.is_some_and(|report| report.in_sync)
         };
         in_sync(&owner).then_some(())?;
@@ -216,19 +231,27 @@ impl World {
 
     /// Notes which connections the loss of a relay may cost.
     fn disrupt(&mut self, index: usize) {
-        let role = self.relays[index].node.as_ref().map(|node| node.role());
+        let open = self.protected(index);
+        for unit in 0..self.options.units.into() {
+            self.disrupt_unit(unit, index, &open);
+        }
+    }
+
+    fn disrupt_unit(&mut self, unit: usize, index: usize, open: &BTreeSet<u16>) {
+        let units = self.relays[index].units.as_ref();
+        let role = units.map(|units| units.nodes()[unit].role());
         let owner = self.council.as_ref().map(|council| council.newest());
-        let owner = owner.and_then(|view| view.bucket(0)?.owner);
+        let owner = owner.and_then(|view| view.bucket(unit as u32)?.owner);
         if role != Some(Role::Owner) && owner != Some(setup::id(index)) {
             return;
         }
-        let open = self.protected(index);
-        let survives = self.successor(index).is_some();
         let refused = self.refused(index);
+        let survives = self.successor(unit, index).is_some();
         let flows = self.clients.flows.iter();
         let alive = flows.filter(|flow| {
             let served = self.backend.is_done(flow.plan.id);
-            flow.is_started() && !(served && flow.outcome.is_some())
+            let is_alive = flow.is_started() && !(served && flow.outcome.is_some());
+            is_alive && self.unit_of_client(flow.port) == unit
         });
         let (kept, lost): (Vec<_>, Vec<_>) = alive
             .map(|flow| (flow.plan.id, flow.port))

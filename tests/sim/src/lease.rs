@@ -33,6 +33,7 @@ const TURNS_MAX: Duration = Duration::from_millis(200);
 /// What the council knows of a node in one of its turns.
 #[derive(Clone, Debug)]
 pub struct Standing {
+    unit: usize,
     life: (NodeId, Incarnation),
     term: u64,
     /// The council has vouched for its view in this turn.
@@ -47,7 +48,8 @@ pub struct Standing {
 pub struct Leases {
     /// A view is known to a node that is in reach after this time.
     late: Duration,
-    lives: BTreeMap<u64, Life>,
+    /// Of every unit.
+    lives: BTreeMap<(u64, usize), Life>,
     /// Frames that only the holder of a lease may send.
     pub checked: u64,
     pub failures: Vec<String>,
@@ -66,8 +68,8 @@ struct Life {
 }
 
 impl Standing {
-    /// A node at the end of its turn.
-    pub fn of(node: &Node, member: &Member, vouched: bool) -> Self {
+    /// A unit's node at the end of its turn.
+    pub fn of((unit, node): (usize, &Node), member: &Member, vouched: bool) -> Self {
         let end = |end: IpEndpoint| SocketAddr::new(end.addr.into(), end.port);
         let mut flows = Vec::new();
         for flow in node.flows() {
@@ -76,7 +78,14 @@ impl Standing {
             flows.extend(backend.map(|(ours, theirs)| (end(ours), end(theirs))));
         }
         let life = member.life();
-        Standing { life, term: node.view().term, vouched, alone: member.is_alone(), flows }
+        let (term, alone) = (node.view().term, member.is_alone(unit));
+        Standing { unit, life, term, vouched, alone, flows }
+    }
+
+    /// What is known of the node is kept under this.
+    fn key(&self) -> (u64, usize) {
+        let (_, incarnation) = self.life;
+        (incarnation.0, self.unit)
     }
 }
 
@@ -89,13 +98,12 @@ impl Leases {
 
     /// Takes in that a node had a turn while `newest` was in force.
     pub fn attend(&mut self, now: Instant, newest: &View, standing: &Standing) {
-        let owner = newest.bucket(0).and_then(|bucket| bucket.owner);
+        let owner = newest.bucket(standing.unit as u32).and_then(|bucket| bucket.owner);
         let owner = owner.and_then(|owner| newest.members.get(&owner));
         if let Some(owner) = owner {
-            self.lives.entry(owner.incarnation.0).or_default().owned = Some(now);
+            self.lives.entry((owner.incarnation.0, standing.unit)).or_default().owned = Some(now);
         }
-        let (_, incarnation) = standing.life;
-        let life = self.lives.entry(incarnation.0).or_default();
+        let life = self.lives.entry(standing.key()).or_default();
         let slept = life.turned.is_some_and(|at| now - at > PAUSE);
         life.turned = Some(now);
         match (slept, standing.vouched) {
@@ -110,12 +118,13 @@ impl Leases {
         life.flows.extend(&standing.flows);
     }
 
-    /// Takes in a frame that a node sends to clients or backends in its turn.
+    /// Takes in a frame that a node sends to clients or backends in its turn. Addresses are claimed by
+    /// the first unit's, whichever sends the frame.
     pub fn watch(&mut self, now: Instant, standing: &Standing, (side, frame): (Side, &[u8])) {
         let Some(deed) = self.deed(standing, (side, frame)) else { return };
         self.checked += 1;
-        let (node, incarnation) = standing.life;
-        if let Some(why) = self.objection(now, incarnation) {
+        let (node, _) = standing.life;
+        if let Some(why) = self.objection(now, standing.key()) {
             self.failures.push(format!("node {} {deed} {why}", node.0));
         }
     }
@@ -127,8 +136,7 @@ impl Leases {
         }
         if let Some(seen) = wire::tcp(frame) {
             let ends = (seen.source, seen.destination);
-            let (_, incarnation) = standing.life;
-            let life = self.lives.get(&incarnation.0);
+            let life = self.lives.get(&standing.key());
             let is_known = life.is_some_and(|life| life.flows.contains(&ends));
             if seen.packet.rst() && !is_known {
                 return Some(format!("resets {ends:?}, which it does not know,"));
@@ -141,8 +149,8 @@ impl Leases {
     }
 
     /// What a node lacks to do something that takes a lease.
-    fn objection(&self, now: Instant, incarnation: Incarnation) -> Option<&'static str> {
-        let life = self.lives.get(&incarnation.0)?;
+    fn objection(&self, now: Instant, key: (u64, usize)) -> Option<&'static str> {
+        let life = self.lives.get(&key)?;
         if life.vouched.is_none_or(|at| now - at >= TIMEOUT) {
             return Some("without a lease");
         }

@@ -1,4 +1,4 @@
-//! A deterministic simulator: whole [`Node`](relay_core::node::Node)s, the very code of
+//! A deterministic simulator: whole [relays](relay_core::units::Units), the very code of
 //! production, between independent clients (rustls over smoltcp, or over an odd TCP of our own) and an
 //! independent backend, over
 //! Ethernet segments that lose, double, reorder and damage frames, while relays lose power.
@@ -22,6 +22,7 @@ mod network;
 mod odd;
 pub mod pcap;
 pub mod plan;
+mod program;
 mod random;
 mod relay;
 mod rest;

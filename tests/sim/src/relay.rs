@@ -1,15 +1,18 @@
-//! A relay's machine: a production [`Node`] between rings that a power cut empties.
+//! A relay's machine: production [`Units`] between rings that a power cut empties, and a program before
+//! the rings that sends on what is another relay's.
 
 use std::collections::VecDeque;
 
 use relay_core::config::Side;
 use relay_core::frame::IpAddress;
-use relay_core::node::{Command, Node};
+use relay_core::node::Command;
 use relay_core::time::{Duration, Instant};
+use relay_core::units::Units;
 
 use crate::audit::Sender;
 use crate::council::Member;
 use crate::lease::Standing;
+use crate::program::{Program, Verdict};
 
 /// Frames that a paused machine's receive rings hold; more are lost.
 const RING: usize = 2048;
@@ -27,7 +30,7 @@ const RING_DRAINS: Duration = Duration::from_micros(200);
 #[derive(Default)]
 pub struct Relay {
     /// None: without power.
-    pub node: Option<Node>,
+    pub units: Option<Units>,
     /// Where its views come from, if they decide.
     pub member: Option<Member>,
     pub paused_until: Option<Instant>,
@@ -43,6 +46,7 @@ pub struct Relay {
     pub clogged: Option<(usize, Instant)>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
+    program: Program,
     ring: VecDeque<(Side, Vec<u8>)>,
     wake_at: Option<Instant>,
     /// The next turn is not before.
@@ -58,7 +62,12 @@ pub struct Turned {
     pub resolve: Vec<(Side, IpAddress)>,
     /// The power failed.
     pub died: bool,
-    /// Who sends the frames.
+    /// Who sends the frames of each unit.
+    pub acting: Vec<Acting>,
+}
+
+/// One unit at a machine, at the end of its turn.
+pub struct Acting {
     pub sender: Sender,
     /// The same for the council, if there is one.
     pub standing: Option<Standing>,
@@ -67,7 +76,7 @@ pub struct Turned {
 impl Relay {
     /// Whether the machine has power and is not paused.
     pub fn runs(&self) -> bool {
-        self.node.is_some() && self.paused_until.is_none()
+        self.units.is_some() && self.paused_until.is_none()
     }
 
     /// Whether nobody hears its cluster interface.
@@ -85,20 +94,31 @@ impl Relay {
         self.slow.is_some_and(|(_, until)| now < until)
     }
 
-    /// Puts a frame into a receive ring.
-    pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) {
-        let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);
-        if self.node.is_none() || deaf || self.is_unplugged(now, side) || self.ring.len() >= RING {
-            return;
+    /// A frame arrives: it goes into a receive ring, or is returned because it has to be sent on.
+    #[must_use]
+    pub fn receive(&mut self, now: Instant, side: Side, frame: Vec<u8>) -> Option<Vec<u8>> {
+        if self.units.is_none() || self.is_unplugged(now, side) {
+            return None;
         }
-        self.ring.push_back((side, frame));
-        let at = now.max(self.lazy_until);
-        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+        let frame = match self.program.judge(side, frame) {
+            Verdict::Take(frame) => frame,
+            Verdict::Forward(frame) => return Some(frame),
+            Verdict::Drop => return None,
+        };
+        let deaf = self.deaf && self.paused_until.is_some_and(|until| now < until);
+        if !deaf && self.ring.len() < RING {
+            self.ring.push_back((side, frame));
+            let at = now.max(self.lazy_until);
+            self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+        }
+        None
     }
 
-    /// Switches the machine on.
-    pub fn start(&mut self, now: Instant, node: Node, member: Option<Member>) {
-        *self = Relay { node: Some(node), member, wake_at: Some(now), ..Relay::default() };
+    /// Switches the machine at `index` on.
+    pub fn start(&mut self, now: Instant, index: usize, (units, member): (Units, Option<Member>)) {
+        let program = Program::new(index, units.nodes().len());
+        let wake_at = Some(now);
+        *self = Relay { units: Some(units), member, program, wake_at, ..Relay::default() };
     }
 
     /// The machine gets no processor until `until`, and no frames if it is `deaf`.
@@ -108,15 +128,15 @@ impl Relay {
 
     /// When [`Relay::run`] has something to do.
     pub fn next_at(&self) -> Option<Instant> {
-        self.node.as_ref()?;
+        self.units.as_ref()?;
         let plug = self.unplugged.iter().map(|(_, until)| *until).min();
         self.paused_until.or_else(|| self.wake_at.into_iter().chain(plug).min())
     }
 
     /// An interface loses its carrier until then.
     pub fn unplug(&mut self, now: Instant, side: Side, until: Instant) {
-        if let Some(node) = &mut self.node {
-            node.handle_carrier(now, side, false);
+        if let Some(units) = &mut self.units {
+            units.handle_carrier(now, side, false);
             self.unplugged.push((side, until));
             self.wake_at = Some(now);
         }
@@ -133,32 +153,34 @@ impl Relay {
             return None;
         }
         let in_reach = !self.is_muted(now) && !self.is_unplugged(now, Side::Cluster);
-        let node = self.node.as_mut()?;
+        let units = self.units.as_mut()?;
         self.paused_until = None;
         for (side, _) in self.unplugged.extract_if(.., |(_, until)| *until <= now) {
-            node.handle_carrier(now, side, true);
+            units.handle_carrier(now, side, true);
         }
         for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
-            node.handle_frame(now, side, &frame);
+            units.handle_frame(now, side, &frame);
         }
-        let vouched = self.member.as_mut().is_some_and(|member| member.show(now, node, in_reach));
-        node.turn(now);
-        let mut turned = Turned { sender: Sender::of(node), ..Turned::default() };
-        turned.standing = self.member.as_ref().map(|member| Standing::of(node, member, vouched));
-        while let Some(command) = node.poll_command() {
+        let vouched = self.member.as_mut().is_some_and(|member| member.show(now, units, in_reach));
+        units.turn(now);
+        let acting = acting(units, self.member.as_ref(), vouched);
+        let mut turned = Turned { acting, ..Turned::default() };
+        while let Some(command) = units.poll_command() {
             match (command, self.member.as_mut().filter(|_| in_reach)) {
+                (Command::Steer, _) => self.program.steer(units),
                 (Command::Resolve(side, address), _) => turned.resolve.push((side, address)),
                 (Command::Propose(command), Some(member)) => member.propose(now, command),
                 (Command::Suspect(silent), Some(member)) => member.suspect(now, silent),
-                (Command::Propose(_) | Command::Suspect(_) | Command::Steer, _) => {}
+                (Command::Propose(_) | Command::Suspect(_), _) => {}
             }
         }
+        self.program.learn_ports(units);
         let clogged = self.clogged.filter(|(_, until)| now < *until);
         let frames_max = clogged.map_or(usize::MAX, |(frames, _)| frames);
         let mut buffer = [0; 2048];
         for side in [Side::Cluster, Side::Client, Side::Backend] {
             for _ in 0..frames_max {
-                let Some(length) = node.poll_transmit(now, side, &mut buffer) else { break };
+                let Some(length) = units.poll_transmit(now, side, &mut buffer) else { break };
                 if self.cut_after == Some(0) {
                     break;
                 }
@@ -166,7 +188,7 @@ impl Relay {
                 turned.frames.push((side, buffer[..length].to_vec()));
             }
         }
-        let again = if self.ring.is_empty() { node.poll_timeout() } else { Some(now) };
+        let again = if self.ring.is_empty() { units.poll_timeout() } else { Some(now) };
         let lag = self.slow.filter(|(_, until)| now < *until).map_or(TURN, |(lag, _)| lag);
         self.lazy_until = now + lag;
         let drain = clogged.map(|_| now + RING_DRAINS);
@@ -177,4 +199,13 @@ impl Relay {
         }
         Some(turned)
     }
+}
+
+/// All units of a machine at the end of a turn.
+fn acting(units: &Units, member: Option<&Member>, vouched: bool) -> Vec<Acting> {
+    let act = |(unit, node)| Acting {
+        sender: Sender::of(node),
+        standing: member.map(|member| Standing::of((unit, node), member, vouched)),
+    };
+    units.nodes().iter().enumerate().map(act).collect()
 }

@@ -34,6 +34,8 @@ pub struct Options {
     pub relays: usize,
     /// Views come from an oracle with these manners; None: two relays decide by silence.
     pub views: Option<Manners>,
+    /// Units of ownership; more than one need views.
+    pub units: u8,
     /// The owner loses power at this event after the first step, see `every_event`.
     pub kill_at: Option<u64>,
     /// Garbage that reaches the relays' ports, in frames a second.
@@ -108,7 +110,8 @@ pub enum Way {
     Out,
 }
 
-/// Which relay.
+/// Which relay. Where there are several units each step is about one of them, most often the first one,
+/// whose owner answers for the cluster's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Owner,
@@ -160,6 +163,7 @@ impl Options {
             faults_until: Duration::ZERO,
             relays: 2,
             views: None,
+            units: 1,
             kill_at: None,
             noise: 0,
         }

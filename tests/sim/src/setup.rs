@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use relay_core::config::{Authority, Cluster, Listener, Macs, Settings, Unit};
 use relay_core::frame::{EthernetAddress, IpAddress, IpEndpoint, Ipv4Address, Ipv6Address};
 use relay_core::id::NodeId;
-use relay_core::node::Node;
 use relay_core::tcp;
 use relay_core::time::{Duration, Instant};
+use relay_core::units::Units;
 
 use crate::host::Host;
 use crate::random::Random;
@@ -37,7 +37,7 @@ pub const BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 2, 10]);
 pub const CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 1, 10]);
 /// MAC address of the service.
 pub const VIRTUAL_CLIENT_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 1, 0, 0x64]);
-const VIRTUAL_BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 2, 0, 0x64]);
+pub const VIRTUAL_BACKEND_MAC: EthernetAddress = EthernetAddress([2, 0, 0x5e, 2, 0, 0x64]);
 
 /// The address `host` of network `net`.
 pub fn address(ipv6: bool, net: u8, host: u8) -> IpAddress {
@@ -72,8 +72,8 @@ pub fn id(index: usize) -> NodeId {
     NodeId(index as u8 + 1)
 }
 
-/// A new life of the relay at `index`.
-pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) -> Node {
+/// A new life, with all its units, of the relay at `index`.
+pub fn units(index: usize, options: &Options, random: &mut Random, now: Instant) -> Units {
     let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
     let peers = (0..options.relays).filter(|peer| *peer != index);
     let families = [false, true];
@@ -116,5 +116,5 @@ pub fn node(index: usize, options: &Options, random: &mut Random, now: Instant) 
         accepts_per_second: None,
         flows_max: 1000,
     };
-    Node::new(settings, random.seed(), now)
+    Units::new(settings, options.units, random.seed(), now)
 }

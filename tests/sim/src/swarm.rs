@@ -25,19 +25,21 @@ use crate::variety;
 pub enum Swarm {
     /// One to three connections of some ten kilobytes.
     Short,
-    /// The same, of two to four relays whose views come from a council.
-    Views,
+    /// The same, of two to four relays whose views come from a council. Of so many units, or as many as
+    /// the seed says: seeds from before there were units are repeated with one.
+    Views(Option<u8>),
     /// Up to six connections, some of them longer than the buffers of a relay, so that these wrap.
     Long,
 }
 
 impl Swarm {
     /// How it is asked for on the command line.
-    pub fn option(self) -> &'static str {
+    pub fn option(self) -> String {
         match self {
-            Swarm::Short => " --short",
-            Swarm::Views => " --views",
-            Swarm::Long => "",
+            Swarm::Short => " --short".to_owned(),
+            Swarm::Views(None) => " --views".to_owned(),
+            Swarm::Views(Some(units)) => format!(" --views --units {units}"),
+            Swarm::Long => String::new(),
         }
     }
 
@@ -75,8 +77,9 @@ impl Swarm {
 pub fn options(seed: u64, swarm: Swarm) -> Options {
     let mut options = plain(seed, swarm);
     variety::vary(&mut options, seed);
-    if swarm == Swarm::Views {
+    if let Swarm::Views(units) = swarm {
         agree(&mut options, seed);
+        options.units = units.unwrap_or_else(|| divide(seed));
     }
     options
 }
@@ -141,6 +144,12 @@ fn drain(options: &mut Options, random: &mut Random) {
         let when = if random.chance(500) { When::InSync } else { When::After(after) };
         options.steps.insert(at, Step::new(when, Action::Drain));
     }
+}
+
+/// Every other cluster has several units.
+fn divide(seed: u64) -> u8 {
+    let mut random = Random::new(seed ^ 0x0055_4e49_5453);
+    if random.chance(500) { 2 + random.below(4) as u8 } else { 1 }
 }
 
 fn plan(id: u64, swarm: Swarm, random: &mut Random) -> Plan {

@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use relay_core::config::Side;
 use relay_core::frame::IpAddress;
 use relay_core::node::Load;
-use relay_core::reason::Counters;
 use relay_core::time::{Duration, Instant};
 
 use crate::audit::{Audit, Cover, Sender};
@@ -18,11 +17,12 @@ use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
 use crate::council::Council;
 use crate::flights::Flights;
-use crate::lease::{Leases, Standing};
+use crate::lease::Leases;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
+use crate::program::{unit_of, unit_of_outbound};
 use crate::random::Random;
-use crate::relay::{Relay, Turned};
+use crate::relay::{Acting, Relay, Turned};
 use crate::script::Options;
 use crate::seals::Seals;
 use crate::wire::{self, Records, Wire};
@@ -55,6 +55,10 @@ pub struct Report {
     pub failures: Vec<String>,
     pub crashes: u32,
     pub takeovers: u32,
+    /// Units that went from one relay to another one while both lived.
+    pub handed_over: u64,
+    /// Frames that a relay sent on to another one.
+    pub forwarded: u64,
     /// Connections that were planned.
     pub flows: usize,
     /// Records toward clients.
@@ -122,7 +126,8 @@ pub struct World {
     pub(crate) recorded: Vec<(usize, Vec<u8>)>,
     pub(crate) noise_at: Option<Instant>,
     resolutions: BTreeMap<(Instant, u64), (usize, (Side, IpAddress))>,
-    seen_takeovers: Vec<u64>,
+    /// Of each unit at each relay.
+    seen_takeovers: Vec<Vec<u64>>,
     turns: u64,
     /// Events since the first step.
     events: u64,
@@ -149,13 +154,12 @@ impl World {
         let host = setup::backend_host(random.next(), now);
         let backend = Backend::new(host, setup::BACKEND_PORT, sockets);
         let mut relays: Vec<Relay> = (0..options.relays).map(|_| Relay::default()).collect();
-        let council = options.views.map(|manners| Council::new(manners, seed));
+        let council = options.views.map(|manners| Council::new(options.units, manners, seed));
         for (index, relay) in relays.iter_mut().enumerate() {
-            let node = setup::node(index, &options, &mut random, now);
-            let member = council
-                .as_ref()
-                .map(|council| council.member(setup::id(index), node.incarnation()));
-            relay.start(now, node, member);
+            let units = setup::units(index, &options, &mut random, now);
+            let life = (setup::id(index), units.incarnation());
+            let member = council.as_ref().map(|council| council.member(life.0, life.1));
+            relay.start(now, index, (units, member));
         }
         let noise_at = (options.noise > 0).then_some(now);
         World {
@@ -181,7 +185,7 @@ impl World {
             recorded: Vec::new(),
             noise_at,
             resolutions: BTreeMap::new(),
-            seen_takeovers: vec![0; options.relays],
+            seen_takeovers: vec![vec![0; options.units.into()]; options.relays],
             turns: 0,
             events: 0,
             trace: std::env::var_os("SIM_TRACE").is_some(),
@@ -259,6 +263,11 @@ impl World {
             && let Some(seen) = wire::tcp(&frame)
         {
             self.wire.watch(index, &seen);
+            let host = if side == Side::Client { setup::CLIENT_MAC } else { setup::BACKEND_MAC };
+            if frame[..host.0.len()] != host.0 {
+                let failure = format!("relay {} sends a segment to a wrong next hop", index + 1);
+                self.wire.conflicts.push(failure);
+            }
             let (sender, cover) = by;
             self.audit.watch(sender, cover, (&seen, side == Side::Client));
         }
@@ -302,7 +311,7 @@ impl World {
             match (to, side) {
                 (Port::Relay(index), _) => {
                     self.trace_frame("in ", index, &frame);
-                    self.relays[index].receive(self.now, side, frame);
+                    self.arrive(index, side, frame);
                 }
                 (Port::Host, Side::Client) => self.clients.receive(frame),
                 (Port::Host, _) => self.backend.receive(frame),
@@ -313,10 +322,19 @@ impl World {
                 break;
             }
             let (index, (side, address)) = entry.remove();
-            if let Some(node) = &mut self.relays[index].node {
+            if let Some(units) = &mut self.relays[index].units {
                 let mac = if side == Side::Client { setup::CLIENT_MAC } else { setup::BACKEND_MAC };
-                node.handle_neighbor(side, address, mac);
+                units.handle_neighbor(side, address, mac);
             }
+        }
+    }
+
+    /// A frame gets to a relay's port.
+    pub(crate) fn arrive(&mut self, index: usize, side: Side, frame: Vec<u8>) {
+        if let Some(frame) = self.relays[index].receive(self.now, side, frame) {
+            self.report.forwarded += 1;
+            self.trace_frame("on ", index, &frame);
+            self.network.send(self.now, side, Port::Relay(index), frame);
         }
     }
 
@@ -328,20 +346,21 @@ impl World {
             let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
-            let Turned { frames, resolve, died, sender, standing } = turned;
+            let Turned { frames, resolve, died, acting } = turned;
             self.turns += 1;
-            self.watch_leases(standing.as_ref(), &frames);
-            let cover = self.cover(index, &sender, &frames);
+            self.watch_leases(&acting, &frames);
+            let covers = self.covers(index, &acting, &frames);
             let muted = self.relays[index].is_muted(self.now);
             let lost = [Side::Client, Side::Backend, Side::Cluster].map(|side| {
                 self.relays[index].is_unplugged(self.now, side) || (muted && side == Side::Cluster)
             });
             let heard = frames.into_iter().filter(|(side, _)| !lost[*side as usize]);
             for (side, frame) in heard {
-                if self.options.kill_at.is_some() && self.relays[index].node.is_none() {
+                if self.options.kill_at.is_some() && self.relays[index].units.is_none() {
                     break;
                 }
-                self.transmit(index, (side, frame), (&sender, &cover));
+                let unit = unit_of_outbound(&frame, acting.len());
+                self.transmit(index, (side, frame), (&acting[unit].sender, &covers[unit]));
                 self.pass_event();
             }
             for address in resolve {
@@ -356,41 +375,57 @@ impl World {
     }
 
     /// Compares what a relay does with what it may do by itself.
-    fn watch_leases(&mut self, standing: Option<&Standing>, frames: &[(Side, Vec<u8>)]) {
+    fn watch_leases(&mut self, acting: &[Acting], frames: &[(Side, Vec<u8>)]) {
         let (Some(leases), Some(council)) = (&mut self.leases, &self.council) else { return };
-        let Some(standing) = standing else { return };
-        leases.attend(self.now, &council.newest(), standing);
+        let newest = council.newest();
+        for standing in acting.iter().filter_map(|acting| acting.standing.as_ref()) {
+            leases.attend(self.now, &newest, standing);
+        }
         for (side, frame) in frames.iter().filter(|(side, _)| *side != Side::Cluster) {
-            leases.watch(self.now, standing, (*side, frame));
+            let acting = &acting[unit_of_outbound(frame, acting.len())];
+            if let Some(standing) = &acting.standing {
+                leases.watch(self.now, standing, (*side, frame));
+            }
         }
     }
 
-    /// What those know who could go on in the place of `sender`.
-    fn cover(&mut self, index: usize, sender: &Sender, frames: &[(Side, Vec<u8>)]) -> Vec<Cover> {
-        let mut covers = Vec::new();
-        if frames.iter().all(|(side, _)| *side == Side::Cluster) {
-            return covers;
-        }
+    /// What those know, of each unit, who could go on in the place of a relay that sends `frames`.
+    fn covers(
+        &mut self,
+        index: usize,
+        acting: &[Acting],
+        frames: &[(Side, Vec<u8>)],
+    ) -> Vec<Vec<Cover>> {
+        let outer = frames.iter().filter(|(side, _)| *side != Side::Cluster);
+        let spoken: BTreeSet<usize> =
+            outer.map(|(_, frame)| unit_of_outbound(frame, acting.len())).collect();
+        let mut covers: Vec<Vec<Cover>> = acting.iter().map(|_| Vec::new()).collect();
         let agreed = self.council.is_some();
         for (other, relay) in self.relays.iter().enumerate().filter(|(other, _)| *other != index) {
-            if let Some(node) = &relay.node {
-                let known = (setup::id(other).0, node);
-                covers.extend(Cover::of(sender, known, &mut self.flights, agreed));
+            let Some(units) = &relay.units else { continue };
+            for unit in &spoken {
+                let known = (setup::id(other).0, &units.nodes()[*unit]);
+                let sender = &acting[*unit].sender;
+                covers[*unit].extend(Cover::of(sender, known, &mut self.flights, agreed));
             }
         }
         covers
     }
 
     fn watch_role(&mut self, index: usize) {
-        let Some(node) = &self.relays[index].node else { return };
-        self.audit.weigh(node.load());
-        self.seals.hear(node);
-        let report = node.report(self.now);
-        if report.takeovers > self.seen_takeovers[index] {
-            self.report.takeovers += 1;
-            self.note(&format!("relay {} took over {} flows", index + 1, report.flows));
+        let Some(units) = &self.relays[index].units else { return };
+        let mut notes = Vec::new();
+        for (node, seen) in units.nodes().iter().zip(&mut self.seen_takeovers[index]) {
+            self.audit.weigh(node.load());
+            self.seals.hear(node);
+            let report = node.report(self.now);
+            if report.takeovers > *seen {
+                notes.push(format!("relay {} took over {} flows", index + 1, report.flows));
+            }
+            *seen = report.takeovers;
         }
-        self.seen_takeovers[index] = report.takeovers;
+        self.report.takeovers += notes.len() as u32;
+        notes.iter().for_each(|note| self.note(note));
     }
 
     fn run_hosts(&mut self) {
@@ -462,6 +497,7 @@ impl World {
         if !self.report.failures.is_empty() {
             self.describe();
         }
+        self.report.handed_over = self.council.as_ref().map_or(0, Council::handed_over);
         self.report.captured = self.network.captured.take().unwrap_or_default();
         self.report.flows = self.clients.flows.len();
         self.report.records = self.wire.records(setup::PORT);
@@ -504,9 +540,8 @@ impl World {
 
     /// Adds up the counters of a relay whose life ends.
     pub(crate) fn count_dropped(&mut self, index: usize) {
-        let Some(node) = &self.relays[index].node else { return };
-        let counters: &Counters = node.counters();
-        for (name, value) in counters.iter().filter(|(_, value)| *value > 0) {
+        let Some(units) = &self.relays[index].units else { return };
+        for (name, value) in units.counters().iter().filter(|(_, value)| *value > 0) {
             *self.report.dropped.entry(name).or_default() += value;
         }
     }
@@ -517,9 +552,10 @@ impl World {
         lines.extend(flows.iter_mut().map(|flow| flow.describe(host)));
         lines.extend(self.backend.describe());
         for relay in &self.relays {
-            let Some(node) = &relay.node else { continue };
-            lines.push(format!("{:?}", node.report(self.now)));
-            lines.extend(node.flows().map(|flow| format!("{flow:?}")));
+            for node in relay.units.iter().flat_map(|units| units.nodes()) {
+                lines.push(format!("{:?}", node.report(self.now)));
+                lines.extend(node.flows().map(|flow| format!("{flow:?}")));
+            }
         }
         lines.iter().for_each(|line| self.note(line));
     }
@@ -527,18 +563,27 @@ impl World {
     /// The clients' ends of connections that are being refused: nobody else knows of them (README,
     /// "A refusal that is lost with its owner").
     pub(crate) fn refused(&self, owner: usize) -> BTreeSet<u16> {
-        let flows = self.relays[owner].node.iter().flat_map(|node| node.flows());
+        let nodes = self.relays[owner].units.iter().flat_map(|units| units.nodes());
+        let flows = nodes.flat_map(|node| node.flows());
         flows.filter(|flow| flow.state == "refused").map(|flow| flow.client.port).collect()
     }
 
     /// The clients' ends of connections that must survive: the backend has seen them.
     pub(crate) fn protected(&mut self, owner: usize) -> BTreeSet<u16> {
         let known = self.backend.established();
-        let Some(node) = &self.relays[owner].node else { return BTreeSet::new() };
-        let flows = node.flows().filter(|flow| {
+        let Some(units) = &self.relays[owner].units else { return BTreeSet::new() };
+        let flows = units.nodes().iter().flat_map(|node| node.flows()).filter(|flow| {
             let snat = flow.snat.map(|end| SocketAddr::new(end.addr.into(), end.port));
             snat.is_some_and(|snat| known.contains(&snat))
         });
         flows.map(|flow| flow.client.port).collect()
+    }
+
+    /// The unit of a client's connection, by its port.
+    pub(crate) fn unit_of_client(&self, port: u16) -> usize {
+        let end = |(address, port): (IpAddress, u16)| SocketAddr::new(address.into(), port);
+        let client = end((setup::address(self.options.ipv6, 1, 10), port));
+        let vip = end((setup::vip(self.options.ipv6), setup::PORT));
+        unit_of(client, vip, self.options.units.into())
     }
 }

@@ -30,6 +30,9 @@ struct Cli {
     /// Small worlds of two to four relays, whose views come from a council.
     #[arg(long, conflicts_with = "short")]
     views: bool,
+    /// With --views: so many units of ownership, rather than as many as the seed says.
+    #[arg(long, requires = "views", value_parser = clap::value_parser!(u8).range(1..=64))]
+    units: Option<u8>,
     /// Run this seed alone and tell what happened; SIM_TRACE=1 shows every segment.
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let swarm = match (cli.short, cli.views) {
         (true, _) => Swarm::Short,
-        (_, true) => Swarm::Views,
+        (_, true) => Swarm::Views(cli.units),
         _ => Swarm::Long,
     };
     let good = match cli.seed {
