@@ -170,6 +170,7 @@ impl Node {
                 Standing::Proposed(_) | Standing::InSync if in_sync && is_same => {
                     peer.standing = Standing::InSync;
                 }
+                Standing::Found(_) if in_sync && is_same => {}
                 _ if in_sync => peer.standing = Standing::Lost,
                 Standing::Learning(_) | Standing::Taught(_) | Standing::Proposed(_)
                     if bucket.learners.contains(peer.id) && is_same => {}
@@ -179,16 +180,37 @@ impl Node {
         }
     }
 
-    pub(super) fn heard_by_views(&mut self, index: usize, event: Event) {
-        let peer = &mut self.replicas.peers[index];
+    pub(super) fn heard_by_views(&mut self, now: Instant, index: usize, event: Event) {
         if event != Event::NewIncarnation || self.role != Role::Owner {
             return;
         }
-        if peer.is_gate() {
-            peer.standing = Standing::Lost;
-        } else {
-            peer.put_out();
+        let bucket = self.agreed.bucket(self.settings.unit);
+        let peer = &mut self.replicas.peers[index];
+        let in_sync = bucket.is_some_and(|bucket| bucket.in_sync.contains(peer.id));
+        let is_same = self.agreed.life(peer.id) == peer.link.incarnation();
+        match peer.standing {
+            Standing::Lost if in_sync && is_same => self.base_all(now, index),
+            _ if peer.is_gate() => peer.standing = Standing::Lost,
+            _ => peer.put_out(),
         }
+    }
+
+    /// A member in sync that was not heard of when this node became the owner is given what the others
+    /// were given then.
+    fn base_all(&mut self, now: Instant, index: usize) {
+        self.replicas.peers[index].put_out();
+        self.replicas.peers[index].standing = Standing::Found(u64::MAX);
+        self.replicas.push_to(index, &Message::View(self.view.clone()));
+        self.replicas.address(Some(index));
+        let mut upto = None;
+        while let Some(flow) = self.shard.next_replicated(upto) {
+            upto = Some(flow);
+            let io = (now, &mut self.replicas);
+            self.shard.replicate(flow, io, &mut self.counters, &self.settings);
+        }
+        self.replicas.address(None);
+        let end = self.replicas.push_to(index, &Message::BasesEnd);
+        self.replicas.peers[index].standing = Standing::Found(end);
     }
 
     /// A stream is read in the view in which it was written.

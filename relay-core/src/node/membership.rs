@@ -61,7 +61,7 @@ impl Node {
         }
         match self.settings.cluster.authority {
             Authority::Silence => self.heard_by_silence(now, index, (event, status)),
-            Authority::Views => self.heard_by_views(index, event),
+            Authority::Views => self.heard_by_views(now, index, event),
         }
     }
 
@@ -279,7 +279,10 @@ impl Node {
                         }
                     }
                 }
-                Standing::InSync | Standing::Lost => {}
+                Standing::Found(end) if peer.link.outbox_ref().acked() >= end => {
+                    self.replicas.peers[index].standing = Standing::InSync;
+                }
+                Standing::InSync | Standing::Lost | Standing::Found(_) => {}
             }
         }
     }

@@ -45,9 +45,12 @@ pub enum Standing {
     Proposed(u64),
     /// In the view's in-sync set.
     InSync,
-    /// In the view's in-sync set, but in another life, so that it knows of nothing: until a view
-    /// removes it nothing is released (rules 4 and 9).
+    /// In the view's in-sync set, but in another life, so that it knows of nothing, or not heard of
+    /// yet: until a view removes it, or it is found, nothing is released (rules 4 and 9).
     Lost,
+    /// In the view's in-sync set, and heard of only since this node owns: it was given every flow then,
+    /// and nothing is released before it has applied everything below this position (rule 11).
+    Found(u64),
 }
 
 /// One of the other nodes.
@@ -125,7 +128,7 @@ impl Peer {
     pub fn is_gate(&self) -> bool {
         match self.standing {
             Standing::Proposed(_) => !breaks(Canary::PromoteUngated),
-            Standing::InSync | Standing::Lost => true,
+            Standing::InSync | Standing::Lost | Standing::Found(_) => true,
             Standing::Out | Standing::Learning(_) | Standing::Taught(_) => false,
         }
     }
@@ -158,15 +161,18 @@ impl Peer {
             (Standing::Out | Standing::Lost, _) => false,
             (Standing::Learning(_), None) => true,
             (Standing::Learning(upto), Some(flow)) => upto.is_some_and(|upto| flow <= upto),
-            (Standing::Taught(_) | Standing::Proposed(_) | Standing::InSync, _) => true,
+            (Standing::Taught(_) | Standing::Proposed(_), _) => true,
+            (Standing::InSync | Standing::Found(_), _) => true,
         }
     }
 
     fn acked(&mut self, last: Lsn) -> Lsn {
-        if self.standing == Standing::Lost {
-            return 0;
-        }
         let position = self.link.outbox_ref().acked();
+        match self.standing {
+            Standing::Lost => return 0,
+            Standing::Found(end) if position < end => return 0,
+            _ => {}
+        }
         while self.marks.front().is_some_and(|(end, _)| *end <= position) {
             self.marks.pop_front();
         }

@@ -103,3 +103,11 @@ fn seed_2335_a_frame_that_was_forwarded_to_another_relay_shows_no_way_back() {
     let report = run_swarm(2_335, Swarm::Views(None));
     assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
 }
+
+/// A relay that had just come back was handed a unit before it had heard every member in sync. One of
+/// them counted as lost for ever, so that nothing was released.
+#[test]
+fn seed_100357_a_member_in_sync_that_is_heard_of_late_is_based_then() {
+    let report = run_swarm(100_357, Swarm::Views(Some(4)));
+    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
