@@ -25,7 +25,8 @@ const NEXT: &str = "votes.next";
 const LOCK: &str = "votes.lock";
 
 const MAGIC: &[u8; 8] = b"RLYVOTES";
-const VERSION: u32 = 1;
+/// Version 1 had members and ejections without stays ([`crate::view::Member::joined`]).
+const VERSION: u32 = 2;
 const HEADER: usize = 24;
 
 const MARK: &[u8; 4] = b"RvR1";
@@ -96,7 +97,11 @@ pub enum OpenError {
         node: NodeId,
     },
     /// Written by a program that this one does not know.
-    #[error("{path}: version {version} of the format: this program is too old for it")]
+    #[error(
+        "{path}: version {version} of the format, and this program knows {VERSION}: run the program \
+         that wrote it, or, as long as a majority of the other voters is healthy, move the directory \
+         away and start again"
+    )]
     Version {
         /// The file.
         path: String,

@@ -170,3 +170,20 @@ fn after_a_failed_sync_nothing_is_believed() {
     faulty.0.lock().unwrap().sync = false;
     assert!(matches!(log.write(&batch(1..2)), Err(Failure::Unknown { .. })));
 }
+
+#[test]
+fn a_log_of_another_version_is_refused_and_left_alone() {
+    let place = Place::new("version");
+    five(&place);
+    for version in [1u32, VERSION + 1] {
+        let mut bytes = fs::read(place.log()).unwrap();
+        bytes[8..12].copy_from_slice(&version.to_be_bytes());
+        let sum = crc32c::crc32c(&bytes[..HEADER - 4]).to_be_bytes();
+        bytes[HEADER - 4..HEADER].copy_from_slice(&sum);
+        fs::write(place.log(), &bytes).unwrap();
+        let refused = place.open().map(drop).unwrap_err();
+        assert!(matches!(&refused, OpenError::Version { version: v, .. } if *v == version));
+        assert!(refused.to_string().contains("away and start again"), "{refused}");
+        assert_eq!(fs::read(place.log()).unwrap(), bytes);
+    }
+}
