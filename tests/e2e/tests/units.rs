@@ -6,28 +6,14 @@ use e2e::client::Client;
 use e2e::conversation::Conversation;
 use e2e::counters::counters;
 use e2e::{Fixture, How, Options, SYNC_LIMIT, TAKEOVER_LIMIT, plan, wait_for};
-
-/// Buckets that all flows fall into.
-const BUCKETS: u32 = 4096;
-
-const UNITS: u8 = 16;
+use xtask::lab::serving;
 
 fn lab(relays: u8) -> Fixture {
-    Fixture::up(&Options { relays, witnesses: 1, units: UNITS, ..Options::default() }).unwrap()
+    Fixture::up(&Options { relays, witnesses: 1, units: 16, ..Options::default() }).unwrap()
 }
 
-/// Everything is owned, by these relays, and by each a fair share.
 fn await_shares(lab: &Fixture, relays: &[String]) -> Result<()> {
-    let unit = BUCKETS / u32::from(UNITS);
-    wait_for("equal shares", SYNC_LIMIT, || {
-        let statuses = relays.iter().map(|name| lab.status(name)).collect::<Result<Vec<_>>>()?;
-        let owned: Vec<u32> = statuses.iter().map(|status| status.buckets_owned).collect();
-        let due = BUCKETS / relays.len() as u32;
-        let is_fair = owned.iter().all(|owned| owned.abs_diff(due) <= unit);
-        let all = owned.iter().sum::<u32>() == BUCKETS;
-        ensure!(is_fair && all && statuses.iter().all(|status| status.in_sync), "{statuses:?}");
-        Ok(())
-    })
+    wait_for("equal shares", SYNC_LIMIT, || serving::shares(lab, relays))
 }
 
 fn holder(lab: &Fixture, relays: &[String]) -> Result<String> {

@@ -15,7 +15,7 @@ pub mod pki;
 pub mod plan;
 pub mod process;
 pub mod relay;
-mod serving;
+pub mod serving;
 pub mod turn;
 pub mod wire;
 

@@ -49,12 +49,12 @@ fn alive(lab: &Lab) -> Result<()> {
 
 fn roles(lab: &Lab) -> Result<()> {
     let relays: Vec<_> = lab.relays().collect();
+    if lab.options().forwards() {
+        return shares(lab, &relays);
+    }
     let statuses = relays.iter().map(|name| lab.status(name)).collect::<Result<Vec<_>>>()?;
     if !statuses.iter().any(|status| status.is_owner()) {
         bail!("no relay is the owner: {statuses:?}");
-    }
-    if lab.options().forwards() {
-        return shares(lab, &statuses);
     }
     if relays.len() > 1 && !statuses.iter().any(|status| status.is_ready_backup()) {
         bail!("no relay is a backup in sync: {statuses:?}");
@@ -62,14 +62,16 @@ fn roles(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Every relay owns its share, and others could go on with it.
-fn shares(lab: &Lab, statuses: &[relay::Status]) -> Result<()> {
-    let due = BUCKETS / u32::from(lab.options().relays);
-    let unit = BUCKETS / u32::from(lab.options().units);
-    let fair =
-        |status: &relay::Status| status.in_sync && status.buckets_owned.abs_diff(due) <= unit + 1;
-    if !statuses.iter().all(fair) {
-        bail!("the relays do not share the buckets in sync yet: {statuses:?}");
+/// Says what is missing until all buckets are owned by `relays`, each of which has its share up to one
+/// unit and is in sync.
+pub fn shares(lab: &Lab, relays: &[String]) -> Result<()> {
+    let statuses = relays.iter().map(|name| lab.status(name)).collect::<Result<Vec<_>>>()?;
+    let owned = || statuses.iter().map(|status| status.buckets_owned);
+    let (due, unit) = (BUCKETS / relays.len() as u32, BUCKETS / u32::from(lab.options().units));
+    let is_fair = owned().all(|owned| owned.abs_diff(due) <= unit);
+    let is_whole = owned().sum::<u32>() == BUCKETS;
+    if !is_fair || !is_whole || !statuses.iter().all(|status| status.in_sync) {
+        bail!("the relays do not share the buckets in sync: {statuses:?}");
     }
     Ok(())
 }
