@@ -147,12 +147,24 @@ pub struct StatusReport {
     pub owner: Option<u8>,
     /// Buckets that this node owns.
     pub buckets_owned: u32,
+    /// How many buckets each relay owns in the installed view, by rising id.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// It answers for the cluster's addresses: frames of clients and backends reach it first.
     #[serde(default)]
     pub holds_addresses: bool,
     /// What this node's council does; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub council: Option<Box<CouncilReport>>,
+}
+
+/// What a relay owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The relay's id.
+    pub node: u8,
+    /// Buckets.
+    pub buckets: u32,
 }
 
 /// The part that a node takes in the consensus about views.

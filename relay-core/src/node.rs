@@ -399,7 +399,7 @@ fn blank_shard(settings: &Settings, entropy: &mut Entropy, incarnation: Incarnat
 
 fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
     let cluster = &settings.cluster;
-    let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit.index()));
+    let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit));
     let heartbeat = cluster.heartbeat * settings.unit.heartbeats();
     let peers = cluster
         .peers

@@ -28,6 +28,11 @@ impl Unit {
         self.index
     }
 
+    /// How many units there are.
+    pub fn count(self) -> u8 {
+        self.count
+    }
+
     /// The first unit's owner answers for the cluster's addresses.
     pub fn holds_addresses(self) -> bool {
         self.index == 0

@@ -4,7 +4,7 @@
 //! its own gates, so that what was shown for one holds for all; they share the relay's life, its TLS
 //! sessions and its ports.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use relay_abi::bucket::BUCKETS;
@@ -88,11 +88,17 @@ impl Units {
         roles.reduce(Role::of_both).unwrap_or(Role::Starting)
     }
 
-    /// Buckets of the units that this relay owns.
-    pub fn buckets_owned(&self) -> u32 {
-        let owns =
-            |bucket: &u32| self.nodes[Unit::of(*bucket, self.nodes.len())].role() == Role::Owner;
-        (0..BUCKETS).filter(owns).count() as u32
+    /// How many buckets each relay owns, as far as this one knows; of its own units, those that it
+    /// serves.
+    pub fn shares(&self) -> BTreeMap<NodeId, u32> {
+        let mut shares = BTreeMap::new();
+        for bucket in 0..BUCKETS {
+            let node = &self.nodes[Unit::of(bucket, self.nodes.len())];
+            if let Some(owner) = node.owner() {
+                *shares.entry(owner).or_default() += 1;
+            }
+        }
+        shares
     }
 
     /// Whether frames of connections are for this relay, to serve or to hand on.

@@ -76,5 +76,6 @@ fn is_drained(status: &StatusReport, node: u8) -> Result<bool, String> {
     let member = council.members.iter().find(|member| member.id == node);
     let member = member.ok_or_else(|| format!("node {node} is no member of the cluster"))?;
     let leaves = matches!(member.state.as_str(), "draining" | "dead");
-    Ok(leaves && status.owner.is_some_and(|owner| owner != node))
+    let owns_nothing = status.shares.iter().all(|share| share.node != node);
+    Ok(leaves && owns_nothing && !status.shares.is_empty())
 }

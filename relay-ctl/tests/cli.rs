@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use relay_abi::control::{
     CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, MAX_REQUEST_LINE,
-    PeerReport, Request, Response, Role, StatusReport, read_line,
+    PeerReport, Request, Response, Role, Share, StatusReport, read_line,
 };
 
 #[test]
@@ -255,6 +255,7 @@ fn status_report() -> StatusReport {
         owner: Some(1),
         buckets_owned: 4096,
         holds_addresses: true,
+        shares: vec![Share { node: 1, buckets: 4096 }],
         council: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use relay_abi::control::{
     CounterReport, DEFAULT_FLOWS, FlowList, FlowReport, MAX_FLOWS, PeerReport, Request, Response,
-    Role, StatusReport,
+    Role, Share, StatusReport,
 };
 use relay_core::flow::Description;
 use relay_core::node::NodeReport;
@@ -43,6 +43,7 @@ pub fn answer(
 
 fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
     let report: NodeReport = units.report(now);
+    let shares = units.shares();
     let role = match report.role {
         _ if report.isolated => Role::Isolated,
         replica::Role::Starting => Role::Starting,
@@ -66,7 +67,8 @@ fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
         takeover_ms: report.takeover.map(|time| time.as_secs_f64() * 1e3),
         peers: report.peers.iter().map(peer).collect(),
         owner: report.owner.map(|owner| owner.0),
-        buckets_owned: units.buckets_owned(),
+        buckets_owned: shares.get(&report.node).copied().unwrap_or_default(),
+        shares: shares.into_iter().map(|(node, buckets)| Share { node: node.0, buckets }).collect(),
         holds_addresses: units.holds_addresses(),
         council: None,
     }

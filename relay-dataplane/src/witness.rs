@@ -90,6 +90,7 @@ fn answer(
                 owner: None,
                 buckets_owned: 0,
                 holds_addresses: false,
+                shares: Vec::new(),
                 council: Some(Box::new(council)),
             })
         }

@@ -124,13 +124,17 @@ impl Node {
 
     /// The relay to which frames of the unit's flows go: this one, if it owns them.
     pub fn steers_to(&self) -> Option<NodeId> {
-        let me = self.settings.node;
-        match self.role {
-            Role::Owner => Some(me),
-            _ if self.is_forwarding() => Some(me),
-            _ if self.view.term == 0 => None,
-            _ => Some(NodeId(self.view.owner)).filter(|owner| *owner != me),
+        match self.is_forwarding() {
+            true => Some(self.settings.node),
+            false => self.owner(),
         }
+    }
+
+    /// Who owns the unit, as far as this node knows: it does not, before it serves.
+    pub fn owner(&self) -> Option<NodeId> {
+        let owner = (self.view.term > 0).then_some(NodeId(self.view.owner))?;
+        let is_us = owner == self.settings.node;
+        (is_us == (self.role == Role::Owner)).then_some(owner)
     }
 
     /// The lives of other relays that this unit heard, and when it did so last.

@@ -74,7 +74,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::from_millis(1000);
         let node = Node::new(settings(), [1; 16], now);
-        let gate = Link::new(([7; 32], 0), GATE, NodeId(1), BEAT);
+        let gate = Link::new(([7; 32], Unit::WHOLE), GATE, NodeId(1), BEAT);
         let view = View::genesis_of(1);
         let mut world = World { now, node, gate, view, applies: true, proposed: Vec::new() };
         for (node, incarnation) in [(NodeId(1), world.node.incarnation()), GATE] {

@@ -8,6 +8,7 @@ use crate::frame::EthernetAddress;
 use crate::id::{Incarnation, NodeId};
 use crate::reason::Reason;
 use crate::time::{Duration, Instant};
+use crate::unit::Unit;
 
 /// What a node says about itself in every datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub enum Event {
 
 /// One peer.
 pub struct Link {
+    unit: Unit,
     channel: Channel,
     heartbeat: Duration,
     outbox: Outbox,
@@ -85,15 +87,16 @@ const FIXED: usize = 1 + 8 + 8 + 1 + 8 + 2 * 6 + 4 + 8 + 1 + 4 + 8;
 impl Link {
     /// A link to `peer`, which nobody has heard of yet, with the cluster's key and for one unit.
     pub fn new(
-        unit_key: ([u8; 32], u8),
+        (key, unit): ([u8; 32], Unit),
         me: (NodeId, Incarnation),
         peer: NodeId,
         heartbeat: Duration,
     ) -> Self {
         Link {
-            channel: Channel::new(unit_key, me, peer),
+            channel: Channel::new((key, unit.index()), me, peer),
             heartbeat,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(unit.count()),
+            unit,
             inbox: Inbox::default(),
             out_epoch: 1,
             in_epoch: 0,
@@ -151,7 +154,7 @@ impl Link {
 
     /// Begins a new stream toward the peer; what was queued is void.
     pub fn restart_outbox(&mut self) {
-        self.outbox = Outbox::default();
+        self.outbox = Outbox::new(self.unit.count());
         self.out_epoch += 1;
     }
 
@@ -358,7 +361,12 @@ mod tests {
     const BEAT: Duration = Duration::from_millis(5);
 
     fn link(me: u8, incarnation: u64, peer: u8) -> Link {
-        Link::new(([1; 32], 0), (NodeId(me), Incarnation(incarnation)), NodeId(peer), BEAT)
+        Link::new(
+            ([1; 32], Unit::WHOLE),
+            (NodeId(me), Incarnation(incarnation)),
+            NodeId(peer),
+            BEAT,
+        )
     }
 
     /// Hands datagrams over until both are silent; returns whether `b` saw a new incarnation.

@@ -13,7 +13,8 @@ use crate::time::{Duration, Instant};
 /// leaves the view (rule 20).
 pub const OUTBOX_MAX: usize = 64 * 1024 * 1024;
 
-/// Bytes in flight at most: less than the receive ring of a cluster port holds.
+/// Bytes in flight toward a peer at most, over the streams of all units: less than the receive ring of
+/// a cluster port holds. Each unit has one owner, so what all relays send to one of them is no more.
 const FLIGHT_MAX: u64 = 1024 * 1024;
 
 /// Bytes that arrived ahead of a gap and wait for it at most.
@@ -31,8 +32,9 @@ const RETRY_MAX: Duration = Duration::from_millis(40);
 const LENGTH: usize = 4;
 
 /// The sending side.
-#[derive(Default)]
 pub struct Outbox {
+    /// Bytes in flight at most.
+    flight_max: u64,
     /// Bytes in `acked..end`.
     buffer: VecDeque<u8>,
     acked: u64,
@@ -47,6 +49,22 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// The stream of one of `units` units.
+    pub fn new(units: u8) -> Self {
+        Outbox {
+            flight_max: FLIGHT_MAX / u64::from(units.max(1)),
+            buffer: VecDeque::new(),
+            acked: 0,
+            sent: 0,
+            retry_at: None,
+            retry_after: Duration::ZERO,
+            scratch: Vec::new(),
+            probe: None,
+            rtt: None,
+            stalled_since: None,
+        }
+    }
+
     /// Queues a message and returns the position behind it.
     pub fn push(&mut self, message: &Message<'_>) -> u64 {
         self.scratch.clear();
@@ -132,7 +150,7 @@ impl Outbox {
 
     /// Whether a chunk waits to be sent.
     pub fn wants_transmit(&self) -> bool {
-        self.sent < self.end() && self.sent - self.acked < FLIGHT_MAX
+        self.sent < self.end() && self.sent - self.acked < self.flight_max
     }
 
     /// Appends the next chunk of at most `room` bytes to `out` and returns its position.
@@ -250,8 +268,30 @@ mod tests {
 
     /// Sends 200 messages through a link that loses, doubles and reorders by a fixed pattern.
     #[test]
+    fn units_share_what_may_be_in_flight() {
+        for units in [1, 16] {
+            let mut out = Outbox::new(units);
+            let bytes = [0; 16_000];
+            let message = Message::Data {
+                flow: 1,
+                direction: Direction::Up,
+                offset: 0,
+                fin: false,
+                bytes: &bytes,
+            };
+            (0..100).for_each(|_| {
+                out.push(&message);
+            });
+            let mut chunk = Vec::new();
+            while out.poll_chunk(Instant::ZERO, 1_000, &mut chunk).is_some() {}
+            let limit = FLIGHT_MAX / u64::from(units);
+            assert!((limit..limit + 1_000).contains(&(chunk.len() as u64)), "{}", chunk.len());
+        }
+    }
+
+    #[test]
     fn messages_arrive_once_and_in_order() {
-        let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
+        let (mut out, mut inbox) = (Outbox::new(1), Inbox::default());
         let bytes = [3; 700];
         for i in 0..200 {
             out.push(&data(i, &bytes[..(i as usize * 37) % 700]));
@@ -296,7 +336,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_of_the_future_is_ignored() {
-        let mut out = Outbox::default();
+        let mut out = Outbox::new(1);
         let end = out.push(&data(0, b"x"));
         out.handle_ack(Instant::ZERO, end + 1, false);
         assert_eq!(out.acked(), 0);

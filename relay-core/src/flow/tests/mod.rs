@@ -274,7 +274,7 @@ std::thread_local! {
 
 fn link(from: u8, to: u8) -> Link {
     let me = (NodeId(from), Incarnation(from.into()));
-    Link::new(([0; 32], 0), me, NodeId(to), Duration::from_millis(5))
+    Link::new(([0; 32], crate::unit::Unit::WHOLE), me, NodeId(to), Duration::from_millis(5))
 }
 
 /// A node's only peer, which is in sync.
