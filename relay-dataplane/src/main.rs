@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         eprintln!("{LOG_VARIABLE}: {error}: write it like info,xdp=debug");
         return ExitCode::from(2);
     }
+    refuse_core_dumps();
     if arguments.witness {
         return witness(&arguments);
     }
@@ -52,6 +53,14 @@ fn main() -> ExitCode {
         return check(&config);
     }
     run(&config)
+}
+
+/// A core dump would hold the keys of every live connection, and those of this node. Nor may another process of the same user look
+/// into this one (`ptrace`).
+fn refuse_core_dumps() {
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "core dumps are not disabled");
+    }
 }
 
 fn check(config: &Config) -> ExitCode {
@@ -148,10 +157,6 @@ fn run(config: &Config) -> ExitCode {
         && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
     {
         tracing::warn!(core, "the worker cannot be pinned to this core");
-    }
-    // A core dump would hold every live connection's keys.
-    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "core dumps are not disabled");
     }
     // This thread becomes the worker; the others were started before.
     priority::raise(config.worker.realtime);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -83,6 +84,25 @@ fn a_witness_is_a_process_that_votes() {
     let resident = memory.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     println!("witness: {resident}");
     assert!(ask(&directory.0.join("control.sock"), "{\"flows\":{}}").is_some());
+}
+
+#[test]
+fn a_crash_leaves_no_secret_on_the_disk() {
+    let cluster = Cluster::new(2, 1);
+    let directory = Directory::new();
+    let mut command = witness(&cluster, &directory);
+    let mut running = Running(command.current_dir(&directory.0).spawn().unwrap());
+    let start = Instant::now();
+    while ask(&directory.0.join("control.sock"), "\"status\"").is_none() {
+        assert!(start.elapsed() < PATIENCE, "{:?}", running.0.try_wait());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let pid = running.0.id().to_string();
+    let unlimited = ["--pid", &pid, "--core=unlimited:unlimited"];
+    assert!(Command::new("prlimit").args(unlimited).status().unwrap().success());
+    assert!(Command::new("kill").args(["-ABRT", &pid]).status().unwrap().success());
+    let status = running.0.wait().unwrap();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
 }
 
 fn failed(command: &mut Command) -> (Option<i32>, String) {
