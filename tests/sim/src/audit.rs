@@ -26,8 +26,8 @@ const EFFECTS_MAX: usize = 50_000;
 const SESSIONS_MAX: usize = 20;
 const STRANGERS_MAX: usize = 100;
 
-/// Bytes that a shadow may hold: the receive buffers of both legs.
-const HELD_MAX: usize = 4 << 20;
+/// Bytes that a shadow may hold: the receive buffers of both legs, of 4 MiB each.
+const HELD_MAX: usize = 8 << 20;
 
 /// Bytes that the TCP buffers of one flow may take: four of 4 MiB, in pages.
 const BUFFERS_MAX: usize = 17 << 20;
