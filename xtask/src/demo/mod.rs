@@ -58,6 +58,9 @@ pub struct Options {
     /// Leave the lab up at the end.
     #[arg(long)]
     pub keep: bool,
+    /// Connections of the story `tour`: five of eight download, one uploads, two chat. With several units two cores are too few for 80
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(8..=800))]
+    pub connections: u16,
     #[command(flatten)]
     lab: crate::lab::Options,
 }

@@ -15,9 +15,6 @@ use super::{BEGIN_LIMIT, Options, TAKEOVER_LIMIT, WARM_UP, in_a_lab, pauses_of, 
 use crate::lab::{How, Lab, relay};
 use crate::shell::wait_for;
 
-const DOWNLOADS: usize = 50;
-const UPLOADS: usize = 10;
-const CHATS: usize = 20;
 /// Body of a transfer: four minutes at the pace that the source and the uploads keep.
 const LENGTH: usize = 24 << 20;
 /// Pace of an upload until the finale, in bytes per second.
@@ -47,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
     if lab_options.witnesses == 0 && !lab_options.council {
         lab_options.witnesses = 1;
     }
-    let report = in_a_lab(&lab_options, options.keep, |lab| play(lab, options.lab.ipv6))?;
+    let report = in_a_lab(&lab_options, options.keep, |lab| play(lab, options))?;
     if options.json {
         eprint!("{report}");
         println!("{}", serde_json::to_string(&report.summary())?);
@@ -57,11 +54,10 @@ pub fn run(options: &Options) -> Result<()> {
     report.verdict()
 }
 
-fn play(lab: &mut Lab, ipv6: bool) -> Result<Report> {
-    let jobs = jobs();
+fn play(lab: &mut Lab, options: &Options) -> Result<Report> {
+    let (jobs, ipv6) = (jobs(options.connections.into()), options.lab.ipv6);
     let stage = Stage::new(jobs.len());
     let listener = source::listen()?;
-    eprintln!("tour: {DOWNLOADS} downloads, {UPLOADS} uploads and {CHATS} chatty connections");
     thread::scope(|scope| {
         let server = scope.spawn(|| source::serve(&listener, LENGTH, &stage));
         let mut steps = Vec::new();
@@ -83,11 +79,14 @@ fn play(lab: &mut Lab, ipv6: bool) -> Result<Report> {
     })
 }
 
-fn jobs() -> Vec<Job> {
-    let downloads = (0..DOWNLOADS).map(|index| Job::Stream { index, length: LENGTH });
+fn jobs(connections: usize) -> Vec<Job> {
+    let (uploads, chats) = (connections / 8, connections / 4);
+    let downloads = connections - uploads - chats;
+    eprintln!("tour: {downloads} downloads, {uploads} uploads and {chats} chatty connections");
+    let all_downloads = (0..downloads).map(|index| Job::Stream { index, length: LENGTH });
     let upload = |index| Job::Upload { index, length: LENGTH, rate: UPLOAD_RATE };
-    let chats = (0..CHATS).map(|_| Job::Chat);
-    downloads.chain((0..UPLOADS).map(upload)).chain(chats).collect()
+    let all_chats = (0..chats).map(|_| Job::Chat);
+    all_downloads.chain((0..uploads).map(upload)).chain(all_chats).collect()
 }
 
 /// What everybody says at the moment of a failure; the lab, and all of this with it, goes away.
