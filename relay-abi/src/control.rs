@@ -23,6 +23,12 @@ pub const DEFAULT_FLOWS: usize = 1024;
 /// Most peers in one [`StatusReport`].
 pub const MAX_PEERS: usize = 255;
 
+/// Greatest weight of a node.
+pub const MAX_WEIGHT: u16 = 1000;
+
+/// Weight of a node for which nobody said another one.
+pub const DEFAULT_WEIGHT: u16 = 100;
+
 /// Most counters in one response.
 pub const MAX_COUNTERS: usize = 1024;
 
@@ -60,6 +66,13 @@ pub enum Request {
         /// Which.
         node: u8,
     },
+    /// How much a node should own, in relation to the others.
+    Weigh {
+        /// Which.
+        node: u8,
+        /// 1 to [`MAX_WEIGHT`]; a new member has [`DEFAULT_WEIGHT`].
+        weight: u16,
+    },
 }
 
 /// What a relay answers.
@@ -72,7 +85,7 @@ pub enum Response {
     Flows(FlowList),
     /// To [`Request::Counters`]; at most [`MAX_COUNTERS`].
     Counters(Vec<CounterReport>),
-    /// To [`Request::Drain`] and [`Request::Undrain`]: the council was asked. [`Request::Status`] says
+    /// To [`Request::Drain`], [`Request::Undrain`] and [`Request::Weigh`]: the council was asked. [`Request::Status`] says
     /// what came of it.
     Proposed,
     /// The request was refused or could not be answered; the text is for people.
@@ -147,6 +160,9 @@ pub struct StatusReport {
     pub owner: Option<u8>,
     /// Buckets that this node owns.
     pub buckets_owned: u32,
+    /// Units of ownership, which buckets move by; absent from a node that does not know.
+    #[serde(default)]
+    pub units: Option<u8>,
     /// How many buckets each relay owns in the installed view, by rising id.
     #[serde(default)]
     pub shares: Vec<Share>,
@@ -199,6 +215,9 @@ pub struct CouncilMember {
     pub incarnation: String,
     /// Its vote counts at present.
     pub votes: bool,
+    /// How much it should own, in relation to the other relays.
+    #[serde(default)]
+    pub weight: u16,
 }
 
 /// A peer, as the answering node sees it.

@@ -10,7 +10,7 @@ use relay_abi::control::{Request, Response, StatusReport};
 use crate::client;
 
 /// How often the cluster is asked whether it is done.
-const INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to drain.
 #[derive(Args)]
@@ -53,7 +53,7 @@ pub fn undrain(control: &Path, node: u8) -> Result<String, String> {
     Ok(format!("node {node}: asked to carry traffic again\n"))
 }
 
-fn propose(control: &Path, request: &Request) -> Result<(), String> {
+pub(crate) fn propose(control: &Path, request: &Request) -> Result<(), String> {
     match client::ask(control, request)? {
         Response::Proposed => Ok(()),
         Response::Error(message) => Err(format!("the relay answers: {message}")),
@@ -61,7 +61,7 @@ fn propose(control: &Path, request: &Request) -> Result<(), String> {
     }
 }
 
-fn status(control: &Path) -> Result<StatusReport, String> {
+pub(crate) fn status(control: &Path) -> Result<StatusReport, String> {
     match client::ask(control, &Request::Status)? {
         Response::Status(status) => Ok(status),
         _ => Err("the relay answered another question: is it of this version?".to_owned()),

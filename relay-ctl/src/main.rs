@@ -9,6 +9,7 @@
 mod client;
 mod cluster;
 mod drain;
+mod shares;
 mod table;
 mod view;
 
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use relay_abi::control::{Request, Response};
+use relay_abi::control::{MAX_WEIGHT, Request, Response};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
             .and_then(|response| render(question, response)),
         Command::Drain(options) => drain::run(&cli.control, options),
         Command::Undrain { node } => drain::undrain(&cli.control, *node),
+        Command::Weigh { node, weight } => shares::weigh(&cli.control, *node, *weight),
+        Command::Rebalance { wait } => shares::wait(&cli.control, *wait),
         Command::Cluster { action } => cluster::run(action),
     };
     match text.map(|text| print(&text)) {
@@ -65,6 +68,21 @@ enum Command {
         /// Its id
         #[arg(value_name = "NODE")]
         node: u8,
+    },
+    /// Say how much a node should own, in relation to the others (100 is the default)
+    Weigh {
+        /// Its id
+        #[arg(value_name = "NODE")]
+        node: u8,
+        /// 1 to 1000
+        #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_WEIGHT)))]
+        weight: u16,
+    },
+    /// Wait until every relay owns what it should, and say who owns how much
+    Rebalance {
+        /// Seconds to wait; 0 only says it
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
     },
     /// The certificates of a cluster's nodes
     Cluster {

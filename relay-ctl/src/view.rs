@@ -75,6 +75,7 @@ fn members(members: &[CouncilMember]) -> String {
         ("KIND", Align::Left),
         ("STATE", Align::Left),
         ("VOTES", Align::Left),
+        ("WEIGHT", Align::Right),
         ("INCARNATION", Align::Left),
     ]);
     for member in members {
@@ -83,6 +84,7 @@ fn members(members: &[CouncilMember]) -> String {
             member.kind.clone(),
             member.state.clone(),
             if member.votes { "yes" } else { "no" }.to_owned(),
+            if member.kind == "witness" { "-".to_owned() } else { member.weight.to_string() },
             member.incarnation.clone(),
         ]);
     }

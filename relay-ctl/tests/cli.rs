@@ -47,6 +47,7 @@ fn a_witness_shows_what_it_votes_about() {
         state: state.to_owned(),
         incarnation: "5f00".to_owned(),
         votes: state != "dead",
+        weight: 100,
     };
     let council = CouncilReport {
         kind: "witness".to_owned(),
@@ -76,11 +77,56 @@ council      1 leads, term 4, view 17
 seat         9@00000000000007
 trouble      votes.log: the disk is full
 
-MEMBER  KIND   STATE  VOTES  INCARNATION
-     1  relay  live   yes    5f00
-     2  relay  dead   no     5f00
+MEMBER  KIND   STATE  VOTES  WEIGHT  INCARNATION
+     1  relay  live   yes       100  5f00
+     2  relay  dead   no        100  5f00
 "
     );
+}
+
+/// What two live relays say, of which the first is to own three times as much.
+fn shared_report(owned: [u32; 2]) -> StatusReport {
+    let member = |id: u8, kind: &str, weight: u16| CouncilMember {
+        id,
+        kind: kind.to_owned(),
+        state: "live".to_owned(),
+        incarnation: "5f00".to_owned(),
+        votes: true,
+        weight,
+    };
+    let members = vec![member(1, "relay", 300), member(2, "relay", 100), member(9, "witness", 100)];
+    let council = CouncilReport { members, ..CouncilReport::default() };
+    let shares = (1..).zip(owned).map(|(node, buckets)| Share { node, buckets }).collect();
+    StatusReport { shares, council: Some(Box::new(council)), ..status_report() }
+}
+
+#[test]
+fn shares_follow_from_weights() {
+    // 16 units of 256 buckets each: 12 and 4 of them.
+    let level = FakeRelay::new(Response::Status(shared_report([3072, 1024])));
+    let table = "\
+NODE  WEIGHT   DUE  OWNS
+   1     300  3072  3072
+   2     100  1024  1024
+";
+    assert_eq!(stdout(&level.ctl(&["rebalance"])), table);
+    let uneven = FakeRelay::new(Response::Status(shared_report([2048, 2048])));
+    let said = uneven.ctl(&["rebalance", "--wait", "0"]);
+    assert!(stdout(&said).contains("1     300  3072  2048"));
+    let lone = FakeRelay::new(Response::Status(status_report()));
+    let refused = lone.ctl(&["rebalance"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("has no council"));
+}
+
+#[test]
+fn a_weight_is_asked_for() {
+    let relay = FakeRelay::new(Response::Proposed);
+    assert_eq!(stdout(&relay.ctl(&["weigh", "2", "300"])), "node 2: asked for weight 300\n");
+    assert_eq!(relay.asked(), Request::Weigh { node: 2, weight: 300 });
+    for weight in ["0", "1001", "-1"] {
+        assert_eq!(ctl().args(["weigh", "2", weight]).output().unwrap().status.code(), Some(2));
+    }
 }
 
 #[test]
@@ -255,6 +301,7 @@ fn status_report() -> StatusReport {
         owner: Some(1),
         buckets_owned: 4096,
         holds_addresses: true,
+        units: Some(16),
         shares: vec![Share { node: 1, buckets: 4096 }],
         council: None,
     }

@@ -33,7 +33,7 @@ pub fn answer(
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
         }
-        Request::Drain { .. } | Request::Undrain { .. } => Response::Error(
+        Request::Drain { .. } | Request::Undrain { .. } | Request::Weigh { .. } => Response::Error(
             "this relay has no council, and two relays without one cannot hand over: see \
              [cluster.council] in docs/CONFIG.md"
                 .to_owned(),
@@ -68,6 +68,7 @@ fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
         peers: report.peers.iter().map(peer).collect(),
         owner: report.owner.map(|owner| owner.0),
         buckets_owned: shares.get(&report.node).copied().unwrap_or_default(),
+        units: u8::try_from(units.nodes().len()).ok(),
         shares: shares.into_iter().map(|(node, buckets)| Share { node: node.0, buckets }).collect(),
         holds_addresses: units.holds_addresses(),
         council: None,

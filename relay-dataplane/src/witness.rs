@@ -90,12 +90,13 @@ fn answer(
                 owner: None,
                 buckets_owned: 0,
                 holds_addresses: false,
+                units: None,
                 shares: Vec::new(),
                 council: Some(Box::new(council)),
             })
         }
         Request::Counters => Response::Counters(reporter.counters()),
-        Request::Drain { .. } | Request::Undrain { .. } => {
+        Request::Drain { .. } | Request::Undrain { .. } | Request::Weigh { .. } => {
             Response::Error("a witness takes no orders: ask a relay".to_owned())
         }
         Request::Flows { .. } => {

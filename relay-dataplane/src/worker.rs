@@ -339,6 +339,7 @@ fn change(request: &Request) -> Option<Proposal> {
     match *request {
         Request::Drain { node } => Some(Proposal::Drain { node: NodeId(node) }),
         Request::Undrain { node } => Some(Proposal::Undrain { node: NodeId(node) }),
+        Request::Weigh { node, weight } => Some(Proposal::Weigh { node: NodeId(node), weight }),
         Request::Status | Request::Flows { .. } | Request::Counters => None,
     }
 }

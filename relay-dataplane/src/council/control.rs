@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use relay_abi::control::{CouncilMember, CouncilReport};
+use relay_abi::control::{CouncilMember, CouncilReport, DEFAULT_WEIGHT, MAX_WEIGHT};
 use relay_views::View;
 use relay_views::command::{Candidate, Refusal};
 use relay_views::council::{Council, Event, Settings, Status, TICK, found};
@@ -26,8 +26,8 @@ use crate::config;
 /// is enough for all of them.
 const MESSAGES_PER_TURN: usize = 64;
 
-/// A new member's share of the buckets, in relation to the others'.
-const WEIGHT: u16 = 100;
+// The operator's limit is the council's.
+const _: () = assert!(MAX_WEIGHT == relay_views::view::WEIGHT_MAX);
 
 /// How long a leader whose worker hangs waits for the view that says so.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -341,7 +341,7 @@ impl Control {
             seat: self.memory.seat,
             kind: self.own.kind,
             votes: self.own.votes,
-            weight: WEIGHT,
+            weight: DEFAULT_WEIGHT,
             generation: council.view().configuration.active.generation,
         };
         let is_wanted = self.vouch.vouches() && !self.leaves;
@@ -407,6 +407,7 @@ impl Control {
             state: state_name(member.state).to_owned(),
             incarnation: member.incarnation.to_string(),
             votes: status.voters.contains(&member.seat),
+            weight: member.weight,
         };
         let refused = status.refused.map(|refusal| refusal.to_string());
         self.desk.publish(CouncilReport {
