@@ -7,7 +7,7 @@ use super::{Command, Node};
 use crate::canary::{Canary, breaks};
 use crate::config::Authority;
 use crate::reason::Reason;
-use crate::replica::{Author, Event, OUTBOX_MAX, Peer, Role, Standing};
+use crate::replica::{Author, Event, Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
 /// A backup that applies nothing for this many timeouts is ejected (rule 19).
@@ -249,7 +249,7 @@ impl Node {
             let lives = self.lives(now, peer);
             let outbox = peer.link.outbox_ref();
             let stalled = outbox.stalled_since().is_some_and(|since| now - since > stall_max);
-            let slow = stalled || outbox.backlog() > OUTBOX_MAX;
+            let slow = stalled || outbox.is_over();
             match peer.standing {
                 // Without a carrier the silence is ours: wait, and release nothing (rule 17).
                 Standing::Out if !lives => {}

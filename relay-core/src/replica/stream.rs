@@ -9,9 +9,12 @@ use relay_abi::peer::{MESSAGE_MAX, Message};
 
 use crate::time::{Duration, Instant};
 
-/// Unacknowledged bytes that wait for a peer at most; a peer that needs more is too slow and
-/// leaves the view (rule 20).
+/// Unacknowledged bytes that wait for a peer at most, over the streams of all units; a peer that needs
+/// more is too slow and leaves the view (rule 20).
 pub const OUTBOX_MAX: usize = 64 * 1024 * 1024;
+
+/// The least that a unit's part of it may be: what the largest flow needs at once, and as much again.
+const OUTBOX_LEAST: usize = 16 * 1024 * 1024;
 
 /// Bytes in flight toward a peer at most, over the streams of all units: less than the receive ring of
 /// a cluster port holds. Each unit has one owner, so what all relays send to one of them is no more.
@@ -35,6 +38,8 @@ const LENGTH: usize = 4;
 pub struct Outbox {
     /// Bytes in flight at most.
     flight_max: u64,
+    /// Bytes that wait at most.
+    backlog_max: usize,
     /// Bytes in `acked..end`.
     buffer: VecDeque<u8>,
     acked: u64,
@@ -53,6 +58,7 @@ impl Outbox {
     pub fn new(units: u8) -> Self {
         Outbox {
             flight_max: FLIGHT_MAX / u64::from(units.max(1)),
+            backlog_max: (OUTBOX_MAX / usize::from(units.max(1))).max(OUTBOX_LEAST),
             buffer: VecDeque::new(),
             acked: 0,
             sent: 0,
@@ -146,6 +152,11 @@ impl Outbox {
     /// When [`Outbox::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.retry_at
+    }
+
+    /// Whether more waits than a peer may need.
+    pub fn is_over(&self) -> bool {
+        self.backlog() > self.backlog_max
     }
 
     /// Whether a chunk waits to be sent.
@@ -286,6 +297,22 @@ mod tests {
             while out.poll_chunk(Instant::ZERO, 1_000, &mut chunk).is_some() {}
             let limit = FLIGHT_MAX / u64::from(units);
             assert!((limit..limit + 1_000).contains(&(chunk.len() as u64)), "{}", chunk.len());
+        }
+    }
+
+    #[test]
+    fn units_share_what_may_wait() {
+        let bytes = [0; 64 << 10];
+        for (units, limit) in [(1, OUTBOX_MAX), (2, OUTBOX_MAX / 2), (64, OUTBOX_LEAST)] {
+            let mut out = Outbox::new(units);
+            while out.backlog() + (128 << 10) < limit {
+                out.push(&data(0, &bytes));
+                assert!(!out.is_over(), "{units} units: {}", out.backlog());
+            }
+            for _ in 0..3 {
+                out.push(&data(0, &bytes));
+            }
+            assert!(out.is_over(), "{units} units: {}", out.backlog());
         }
     }
 
