@@ -1,5 +1,5 @@
-//! The operator's command line: asks a relay over its control socket and prints the answer, and
-//! makes the certificates that a cluster's nodes trust each other by.
+//! The operator's command line: asks a relay over its control socket and prints the answer, makes
+//! the certificates that a cluster's nodes trust each other by, and restarts a cluster node by node.
 //!
 //! Exit codes: 0 for an answer, 1 when the relay cannot be reached or refuses, or a file cannot be
 //! made, 2 for a wrong command line.
@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod drain;
 mod table;
+mod upgrade;
 mod view;
 
 use std::io::{self, Write};
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             .and_then(|response| render(question, response)),
         Command::Drain(options) => drain::run(&cli.control, options),
         Command::Undrain { node } => drain::undrain(&cli.control, *node),
+        Command::Upgrade(options) => upgrade::run(&cli.control, options),
         Command::Cluster { action } => cluster::run(action),
     };
     match text.map(|text| print(&text)) {
@@ -66,6 +68,8 @@ enum Command {
         #[arg(value_name = "NODE")]
         node: u8,
     },
+    /// Restart every node, one after the other, so that no connection is lost
+    Upgrade(upgrade::Upgrade),
     /// The certificates of a cluster's nodes
     Cluster {
         #[command(subcommand)]
