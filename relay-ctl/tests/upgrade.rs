@@ -88,7 +88,7 @@ fn a_node_that_does_not_come_back_ends_it() {
 #[test]
 fn a_cluster_that_is_not_whole_is_left_alone() {
     type Wound = fn(&mut StatusReport);
-    let wounds: [(Wound, &str); 8] = [
+    let wounds: [(Wound, &str); 9] = [
         (|status| council(status).members[2].state = "dead".to_owned(), "node 3 is dead"),
         (|status| council(status).members[2].state = "joining".to_owned(), "node 3 is joining"),
         (|status| council(status).leader = None, "nobody leads"),
@@ -97,6 +97,7 @@ fn a_cluster_that_is_not_whole_is_left_alone() {
             "the disk is full",
         ),
         (|status| status.peers[1].in_sync = false, "node 3 is not in sync"),
+        (|status| status.peers[1].incarnation = None, "node 3 is not in sync"),
         (|status| status.peers[1].alive = false, "hears nothing of node 3"),
         (|status| status.in_sync = false, "node 1 is not in sync"),
         (
@@ -285,16 +286,16 @@ impl Play {
             id,
             kind: if id == 9 { "witness" } else { "relay" }.to_owned(),
             state: self.state(id).to_owned(),
-            incarnation: format!("{id}0{}", self.lives[usize::from(id)]),
+            incarnation: self.incarnation(id),
             votes: self.state(id) != "joining",
         };
         let in_sync =
-            |id: u8| self.state(id) == "live" && !self.away.is_some_and(|(node, _)| node == id);
+            |id: u8| self.state(id) == "live" && self.away.is_none_or(|(node, _)| node != id);
         let peer = |id: u8| PeerReport {
             id,
             address: format!("10.99.3.2{id}"),
             alive: true,
-            incarnation: None,
+            incarnation: Some(self.incarnation(id)),
             role: None,
             rtt_us: None,
             lag_bytes: 0,
@@ -327,6 +328,10 @@ impl Play {
                 ..CouncilReport::default()
             })),
         }
+    }
+
+    fn incarnation(&self, id: u8) -> String {
+        format!("{id}0{}", self.lives[usize::from(id)])
     }
 
     fn state(&self, id: u8) -> &'static str {

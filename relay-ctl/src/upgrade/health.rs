@@ -76,12 +76,15 @@ fn is_complete(status: &StatusReport, leaving: Option<u8>) -> Result<(), String>
 fn are_in_sync(status: &StatusReport, council: &CouncilReport) -> Result<(), String> {
     let live = |member: &&CouncilMember| member.kind == RELAY && member.state == LIVE;
     let relays: Vec<&CouncilMember> = council.members.iter().filter(live).collect();
-    for CouncilMember { id, .. } in relays.iter().filter(|member| member.id != status.node) {
+    for CouncilMember { id, incarnation, .. } in
+        relays.iter().filter(|member| member.id != status.node)
+    {
         let peer = status.peers.iter().find(|peer| peer.id == *id);
         let Some(peer) = peer.filter(|peer| peer.alive) else {
             return Err(format!("node {} hears nothing of node {id}", status.node));
         };
-        if !peer.in_sync {
+        // What the data plane says may be of the peer's former life.
+        if !peer.in_sync || peer.incarnation.as_ref() != Some(incarnation) {
             return Err(format!("node {id} is not in sync"));
         }
     }
