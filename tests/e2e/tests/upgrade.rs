@@ -88,8 +88,11 @@ fn serve_hooks(lab: &mut Fixture, child: &mut Child) -> Result<()> {
             fs::remove_file(&asked)?;
             let id: u8 = node.trim().parse().context("the hook says a node")?;
             let name = if id == witness_host(1) { witness_name(1) } else { relay_name(id) };
+            let since = Instant::now();
             lab.terminate(&name)?;
+            let ended = since.elapsed();
             lab.start(&name)?;
+            println!("{name} ended within {ended:.1?} and answered after {:.1?}", since.elapsed());
             fs::write(&done, "")?;
         }
         thread::sleep(Duration::from_millis(20));
