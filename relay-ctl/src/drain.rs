@@ -10,7 +10,7 @@ use relay_abi::control::{Request, Response, StatusReport};
 use crate::client;
 
 /// How often the cluster is asked whether it is done.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(50);
+pub const INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to drain.
 #[derive(Args)]
@@ -30,17 +30,23 @@ pub fn run(control: &Path, options: &Drain) -> Result<String, String> {
     if wait == 0 {
         return Ok(format!("node {node}: asked to be drained\n"));
     }
+    let ms = await_drained(control, node, Duration::from_secs(wait))?.as_millis();
+    Ok(format!("node {node} carries nothing any more ({ms} ms)\n"))
+}
+
+/// Waits until a node that was asked to be drained carries nothing, and says how long that took.
+pub fn await_drained(control: &Path, node: u8, limit: Duration) -> Result<Duration, String> {
     let since = Instant::now();
     loop {
         let status = status(control)?;
         if is_drained(&status, node)? {
-            let ms = since.elapsed().as_millis();
-            return Ok(format!("node {node} carries nothing any more ({ms} ms)\n"));
+            return Ok(since.elapsed());
         }
-        if since.elapsed() >= Duration::from_secs(wait) {
+        if since.elapsed() >= limit {
             return Err(format!(
-                "node {node} still owns flows after {wait} s: is another relay in sync? \
-                 (relay-ctl status)"
+                "node {node} still owns flows after {} s: is another relay in sync? \
+                 (relay-ctl status)",
+                limit.as_secs()
             ));
         }
         sleep(INTERVAL);
@@ -53,7 +59,8 @@ pub fn undrain(control: &Path, node: u8) -> Result<String, String> {
     Ok(format!("node {node}: asked to carry traffic again\n"))
 }
 
-pub(crate) fn propose(control: &Path, request: &Request) -> Result<(), String> {
+/// Asks the council for something, through the relay at `control`.
+pub fn propose(control: &Path, request: &Request) -> Result<(), String> {
     match client::ask(control, request)? {
         Response::Proposed => Ok(()),
         Response::Error(message) => Err(format!("the relay answers: {message}")),
@@ -61,7 +68,8 @@ pub(crate) fn propose(control: &Path, request: &Request) -> Result<(), String> {
     }
 }
 
-pub(crate) fn status(control: &Path) -> Result<StatusReport, String> {
+/// What the relay at `control` knows.
+pub fn status(control: &Path) -> Result<StatusReport, String> {
     match client::ask(control, &Request::Status)? {
         Response::Status(status) => Ok(status),
         _ => Err("the relay answered another question: is it of this version?".to_owned()),

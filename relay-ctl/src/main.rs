@@ -1,5 +1,5 @@
-//! The operator's command line: asks a relay over its control socket and prints the answer, and
-//! makes the certificates that a cluster's nodes trust each other by.
+//! The operator's command line: asks a relay over its control socket and prints the answer, makes
+//! the certificates that a cluster's nodes trust each other by, and restarts a cluster node by node.
 //!
 //! Exit codes: 0 for an answer, 1 when the relay cannot be reached or refuses, or a file cannot be
 //! made, 2 for a wrong command line.
@@ -11,6 +11,7 @@ mod cluster;
 mod drain;
 mod shares;
 mod table;
+mod upgrade;
 mod view;
 
 use std::io::{self, Write};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Undrain { node } => drain::undrain(&cli.control, *node),
         Command::Weigh { node, weight } => shares::weigh(&cli.control, *node, *weight),
         Command::Rebalance { wait } => shares::wait(&cli.control, *wait),
+        Command::Upgrade(options) => upgrade::run(&cli.control, options),
         Command::Cluster { action } => cluster::run(action),
     };
     match text.map(|text| print(&text)) {
@@ -84,6 +86,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait: u64,
     },
+    /// Restart every node, one after the other, so that no connection is lost
+    Upgrade(upgrade::Upgrade),
     /// The certificates of a cluster's nodes
     Cluster {
         #[command(subcommand)]

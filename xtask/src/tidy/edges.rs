@@ -54,7 +54,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
         ],
     ),
     ("relay-views", &["crc32c", "protobuf", "raft", "relay-abi", "slog", "thiserror"]),
-    ("relay-ctl", &["clap", "rcgen", "relay-abi", "serde_json"]),
+    ("relay-ctl", &["aws-lc-rs", "base64", "clap", "rcgen", "relay-abi", "rustls", "serde_json"]),
     (
         "tests/wire",
         &["anyhow", "clap", "nix", "serde", "serde_json", "signal-hook", "thread-priority"],
