@@ -22,8 +22,8 @@ use rustls::ConnectionCommon;
 use self::incoming::Door;
 use self::outgoing::Dialer;
 use super::counters::{Counters, count};
-use super::frame::Greeting;
 use super::desk::Desk;
+use super::frame::Greeting;
 use super::trust::{self, Trust};
 
 /// Messages that wait for one peer; of more, the oldest are lost.
