@@ -110,7 +110,7 @@ impl World {
                         self.relays[index].start(self.now, index, (units, member));
                         if let Some(keys) = &mut self.keys {
                             keys.change_version(index);
-                            keys.connect(self.now, &self.relays, index);
+                            keys.connect(self.now, index);
                         }
                     }
                 }

@@ -19,13 +19,16 @@ const HALF_MADE: u32 = 250;
 /// Such a link is made once more after this time.
 const REDIAL: Duration = Duration::from_millis(20);
 
+/// From the end of a handshake until a relay's worker knows of it.
+const TELLING: Duration = Duration::from_millis(5);
+
 /// Before the fields of a datagram: Ethernet, IPv4, UDP.
 const DATAGRAM: usize = 14 + 20 + 8;
 
 /// How relays come to their keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Keying {
-    /// They are told within this time.
+    /// A relay that begins is reached by each of the others within this time.
     pub late_max: Duration,
     /// A link is made anew within this time; zero: never.
     pub rotates: Duration,
@@ -44,8 +47,8 @@ pub struct Keys {
     last: BTreeMap<(usize, usize), Instant>,
     serial: u64,
     rotate_at: Option<Instant>,
-    /// Pairs whose last link was half made.
-    redial: Vec<(Instant, (usize, usize))>,
+    /// Links that are made later.
+    dialed: Vec<(Instant, (usize, usize))>,
 }
 
 struct Told {
@@ -68,7 +71,7 @@ impl Keys {
             last: BTreeMap::new(),
             serial: 0,
             rotate_at: (!keying.rotates.is_zero()).then_some(now),
-            redial: Vec::new(),
+            dialed: Vec::new(),
             keying,
             random,
         }
@@ -83,17 +86,18 @@ impl Keys {
     }
 
     /// A relay is reached by all others that live.
-    pub fn connect(&mut self, now: Instant, relays: &[Relay], index: usize) {
-        for other in (0..relays.len()).filter(|other| *other != index) {
-            self.link(now, relays, (index.min(other), index.max(other)));
+    pub fn connect(&mut self, now: Instant, index: usize) {
+        for other in (0..self.versions.len()).filter(|other| *other != index) {
+            let at = now + self.random.duration(self.keying.late_max);
+            self.dialed.push((at, (index.min(other), index.max(other))));
         }
     }
 
     /// When [`Keys::attend`] has something to do.
     pub fn next_at(&self) -> Option<Instant> {
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
-        let redial = self.redial.iter().map(|(at, _)| *at);
-        redial.chain(due).chain(self.rotate_at).min()
+        let dialed = self.dialed.iter().map(|(at, _)| *at);
+        dialed.chain(due).chain(self.rotate_at).min()
     }
 
     /// Makes links anew, and tells relays what is due.
@@ -105,8 +109,8 @@ impl Keys {
             let pause = self.random.duration(self.keying.rotates);
             self.rotate_at = Some(now + Duration::from_millis(1) + pause);
         }
-        let again: Vec<_> = self.redial.extract_if(.., |(at, _)| *at <= now).collect();
-        again.into_iter().for_each(|(_, pair)| self.link(now, relays, pair));
+        let dialed: Vec<_> = self.dialed.extract_if(.., |(at, _)| *at <= now).collect();
+        dialed.into_iter().for_each(|(_, pair)| self.link(now, relays, pair));
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -133,13 +137,13 @@ impl Keys {
         let half = self.random.chance(HALF_MADE);
         let misses = if half { self.random.below(2) as usize } else { 2 };
         if half {
-            self.redial.push((now + REDIAL, (low, high)));
+            self.dialed.push((now + REDIAL, (low, high)));
         }
         for (place, (to, from)) in [(one, other), (other, one)].into_iter().enumerate() {
             if place == misses {
                 continue;
             }
-            let at = now + self.random.duration(self.keying.late_max);
+            let at = now + self.random.duration(TELLING);
             let last = self.last.entry((to.0, from.0)).or_insert(at);
             *last = at.max(*last);
             self.serial += 1;

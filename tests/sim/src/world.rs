@@ -167,10 +167,10 @@ impl World {
         }
         let mut keys =
             council.as_ref().map(|_| Keys::new(options.relays, options.keying, (seed, now)));
-        for index in 1..relays.len() {
-            // With those before it.
-            keys.iter_mut().for_each(|keys| keys.connect(now, &relays[..=index], index));
-        }
+        // Each pair twice: whoever dials first.
+        (0..relays.len()).for_each(|index| {
+            keys.iter_mut().for_each(|keys| keys.connect(now, index));
+        });
         let noise_at = (options.noise > 0).then_some(now);
         World {
             now,
