@@ -9,7 +9,7 @@ use std::sync::Arc;
 use relay_abi::id::CERTIFICATE_DOMAIN;
 pub use relay_abi::id::certificate_name as name;
 use relay_abi::peer::VERSION_PAIR;
-use relay_core::replica::{PairKey, SECRET};
+use relay_core::replica::PairKey;
 use relay_views::id::{NODE_IDS, NodeId};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -21,7 +21,6 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, ConnectionCommon, RootCertStore,
     ServerConfig, client,
 };
-use zeroize::Zeroizing;
 
 /// Nothing else that is signed by the same authority is taken for a council.
 const PROTOCOL: &[u8] = b"relay-council";
@@ -152,9 +151,10 @@ pub fn pair_key<D>(
     if link.alpn_protocol() != Some(PROTOCOL_PAIR) {
         return Ok(PairKey::Shared);
     }
-    let mut secret = Zeroizing::new([0; SECRET]);
-    link.export_keying_material(&mut secret[..], EXPORTER, Some(&[dialer.0, listener.0]))?;
-    Ok(PairKey::Secret(secret))
+    PairKey::secret(|secret| {
+        let context = [dialer.0, listener.0];
+        link.export_keying_material(secret, EXPORTER, Some(&context)).map(drop)
+    })
 }
 
 /// What a handshake failed of, as far as a certificate is to blame for it.

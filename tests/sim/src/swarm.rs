@@ -140,7 +140,7 @@ fn agree(options: &mut Options, seed: u64) {
 /// When relays get their keys: late in some clusters, again and again in others, and some are of the
 /// former version.
 fn key(options: &mut Options, seed: u64) {
-    let mut random = Random::new(seed ^ 0x0053_4543_5245_54);
+    let mut random = Random::new(seed ^ 0x5345_4352_4554);
     let late = [2, 2, 2, 20, 20, 300][random.below(6) as usize];
     options.keying.late_max = Duration::from_millis(late);
     if random.chance(500) {

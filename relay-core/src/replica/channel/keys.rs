@@ -25,6 +25,16 @@ pub enum PairKey {
 }
 
 impl PairKey {
+    /// The secret that `fill` writes.
+    ///
+    /// # Errors
+    /// As `fill`.
+    pub fn secret<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<PairKey, E> {
+        let mut secret = Zeroizing::new([0; SECRET]);
+        fill(&mut secret[..])?;
+        Ok(PairKey::Secret(secret))
+    }
+
     /// Of the datagrams.
     pub fn version(&self) -> u8 {
         match self {
