@@ -241,6 +241,9 @@ pub struct PeerReport {
     pub last_heard_ms: Option<u64>,
     /// The peer is in the in-sync set (rule 3).
     pub in_sync: bool,
+    /// Version of the datagrams that are exchanged with it.
+    #[serde(default)]
+    pub version: Option<u8>,
 }
 
 /// The answer to [`Request::Flows`].

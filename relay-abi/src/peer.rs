@@ -14,8 +14,14 @@ pub use self::mark::Mark;
 pub use crate::wire::Malformed;
 use crate::wire::{Reader, Writer};
 
-/// Version of every message and datagram in this module.
-pub const VERSION: u8 = 4;
+/// Version of datagrams whose keys follow from the cluster's pre-shared key alone.
+pub const VERSION_SHARED: u8 = 4;
+
+/// Version of datagrams whose keys follow from a secret of the pair, too. The messages in them are
+/// those of version 4.
+pub const VERSION_PAIR: u8 = 5;
+
+const _: () = assert!(VERSION_SHARED < VERSION_PAIR);
 
 /// The longest encoded message. A base carries all log entries of a flow.
 pub const MESSAGE_MAX: usize = 256 * 1024;

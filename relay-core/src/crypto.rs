@@ -5,8 +5,9 @@ pub(crate) use aws_lc_rs::{aead, hkdf};
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub(crate) use ring::{aead, hkdf};
 
-/// HKDF-SHA256 (RFC 5869) of a 32-byte cluster key to a 32-byte key for one purpose.
-pub(crate) fn derive(key: &[u8; 32], purpose: &[&[u8]]) -> zeroize::Zeroizing<[u8; 32]> {
+/// HKDF-SHA256 (RFC 5869) of what a cluster's nodes have in common, 32 bytes of it or more, to a
+/// 32-byte key for one purpose.
+pub(crate) fn derive(key: &[u8], purpose: &[&[u8]]) -> zeroize::Zeroizing<[u8; 32]> {
     let mut out = zeroize::Zeroizing::new([0; 32]);
     let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"relay cluster key").extract(key);
     // Expanding 32 bytes cannot fail: the limit of HKDF is 255 x 32.

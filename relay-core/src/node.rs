@@ -24,9 +24,11 @@ use crate::entropy::Entropy;
 use crate::frame::{
     EthernetAddress, Inbound, IpAddress, IpEndpoint, Link as Addresses, emit_udp, parse,
 };
-use crate::id::Incarnation;
+use crate::id::{Incarnation, NodeId};
 use crate::reason::{Counters, Reason};
-use crate::replica::{Channel, Event, Link, OVERHEAD, Peer, Replicas, Role, Shadows, Status};
+use crate::replica::{
+    Channel, Event, Link, OVERHEAD, PairKey, Peer, Replicas, Role, Shadows, Status,
+};
 use crate::shard::Shard;
 use crate::time::{Duration, Instant};
 use crate::tls::Sessions;
@@ -267,6 +269,18 @@ impl Node {
         }
     }
 
+    /// Takes in what this node and `peer` have in common from now on. With a council nothing is said to a
+    /// peer before that; without one, the pre-shared key is all.
+    pub fn handle_pair_key(&mut self, now: Instant, peer: NodeId, key: &PairKey) {
+        for peer in self.replicas.peers.iter_mut().filter(|known| known.id == peer) {
+            if !peer.link.has_key() {
+                // It could not be heard before.
+                peer.welcomed = now;
+            }
+            peer.link.handle_pair_key(key);
+        }
+    }
+
     /// Does everything that can be done now. To be called after every batch of input, and when
     /// [`Node::poll_timeout`] says so.
     pub fn turn(&mut self, now: Instant) {
@@ -359,7 +373,7 @@ impl Node {
         let mut datagram = payload.to_vec();
         let last_heard = peer.last_heard();
         let event = peer.link.handle_datagram(now, &mut datagram)?;
-        if event == Event::Greeted {
+        if matches!(event, Event::Greeted | Event::Rekeyed) {
             return Ok(());
         }
         if let (Some(at), Event::Heard) = (last_heard, event) {
@@ -384,7 +398,7 @@ impl Node {
             role: self.role,
             term: if self.role == Role::Owner { self.view.term } else { self.promised },
             view: self.view.number,
-            owner: crate::id::NodeId(self.view.owner),
+            owner: NodeId(self.view.owner),
             clock_ms: now.as_millis(),
             ports: [self.settings.client_mac.port, self.settings.backend_mac.port],
         }
@@ -401,10 +415,13 @@ fn blank_replicas(settings: &Settings, incarnation: Incarnation) -> Replicas {
     let cluster = &settings.cluster;
     let (me, key) = ((settings.node, incarnation), (cluster.key, settings.unit));
     let heartbeat = cluster.heartbeat * settings.unit.heartbeats();
-    let peers = cluster
-        .peers
-        .iter()
-        .map(|(id, address)| Peer::new(*id, *address, Link::new(key, me, *id, heartbeat)));
+    let peers = cluster.peers.iter().map(|(id, address)| {
+        let mut link = Link::new(key, me, *id, heartbeat);
+        if cluster.authority == Authority::Silence {
+            link.handle_pair_key(&PairKey::Shared);
+        }
+        Peer::new(*id, *address, link)
+    });
     Replicas::new(peers.collect())
 }
 

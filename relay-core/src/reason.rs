@@ -56,6 +56,10 @@ reasons! {
     PeerReplay = "peer_replay",
     /// A cluster message of a term that is over (rule 6).
     PeerStaleTerm = "peer_stale_term",
+    /// A cluster datagram of a relay with which no key was agreed on yet: there is no council link.
+    PeerUnkeyed = "peer_unkeyed",
+    /// A cluster datagram in another version than the one that is spoken with its sender.
+    PeerVersion = "peer_version",
     /// A plain HTTP request on the TLS port.
     PlainHttp = "plain_http",
     /// No free source port toward this backend in this bucket.

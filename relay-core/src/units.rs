@@ -17,7 +17,7 @@ use crate::frame::{EthernetAddress, Inbound, IpAddress, parse};
 use crate::id::{Incarnation, NodeId};
 use crate::node::{Command, Node, NodeReport};
 use crate::reason::{Counters, Reason};
-use crate::replica::{Channel, Role};
+use crate::replica::{Channel, PairKey, Role};
 use crate::shard::bucket_of;
 use crate::time::Instant;
 use crate::tls::Sessions;
@@ -149,6 +149,13 @@ impl Units {
     pub fn handle_neighbor(&mut self, side: Side, address: IpAddress, mac: EthernetAddress) {
         self.touched.fill(true);
         self.nodes.iter_mut().for_each(|node| node.handle_neighbor(side, address, mac));
+    }
+
+    /// Takes in what this relay and another one have in common from now on, see
+    /// [`Node::handle_pair_key`].
+    pub fn handle_pair_key(&mut self, now: Instant, peer: NodeId, key: &PairKey) {
+        self.touched.fill(true);
+        self.nodes.iter_mut().for_each(|node| node.handle_pair_key(now, peer, key));
     }
 
     /// Takes in whether an interface has a carrier.

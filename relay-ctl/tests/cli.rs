@@ -285,6 +285,7 @@ fn status_report() -> StatusReport {
                 lag_bytes: 1536,
                 last_heard_ms: Some(3),
                 in_sync: true,
+                version: Some(5),
             },
             PeerReport {
                 id: 3,
@@ -296,6 +297,7 @@ fn status_report() -> StatusReport {
                 lag_bytes: 0,
                 last_heard_ms: None,
                 in_sync: false,
+                version: None,
             },
         ],
         owner: Some(1),

@@ -302,6 +302,7 @@ impl Play {
             lag_bytes: 0,
             last_heard_ms: None,
             in_sync: in_sync(id),
+            version: None,
         };
         let owner = [1, 2].into_iter().find(|id| in_sync(*id)).unwrap();
         StatusReport {

@@ -140,6 +140,11 @@ pub struct Council {
     pub ca: Vec<u8>,
     /// Units of ownership that flows are divided into; the same at every member.
     pub units: u8,
+    /// The highest version of messages that this node speaks.
+    pub protocol: u8,
+    /// A link to another member is dialed anew after this time, so that what follows from its secrets
+    /// does not last: not a setting.
+    pub redial_after: Duration,
     /// A worker that does not call the council for this long hangs.
     pub worker_timeout: Duration,
     /// Whether the control thread runs before every ordinary process.

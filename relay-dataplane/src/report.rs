@@ -90,6 +90,7 @@ fn peer(peer: &relay_core::node::PeerReport) -> PeerReport {
         lag_bytes: peer.backlog as u64,
         last_heard_ms: peer.silence.map(|silence| silence.as_millis() as u64),
         in_sync: peer.in_sync,
+        version: peer.version,
     }
 }
 

@@ -194,6 +194,9 @@ impl Worker {
                 self.units.nodes().len()
             );
         }
+        for (peer, key) in views.pair_keys() {
+            self.units.handle_pair_key(now, peer, &key);
+        }
         if views.is_vouched() && !self.disagrees {
             self.units.handle_lease(now);
         }

@@ -22,6 +22,9 @@ use crate::unit::Unit;
 /// The same proposal is repeated after this many heartbeats: it may have been lost.
 const REPEAT_HEARTBEATS: u32 = 10;
 
+/// A peer with which no key is agreed on is suspected after this many timeouts: it is out of reach.
+const UNKEYED_TIMEOUTS: u32 = 20;
+
 /// Units that are handed over at a time.
 const MOVES_MAX: usize = 4;
 
@@ -257,7 +260,12 @@ impl Node {
         let is_silent = |peer: &&Peer| {
             // Who was never heard is given some time from our start.
             let heard = peer.last_heard().unwrap_or(self.since + timeout);
-            now - heard.max(peer.welcomed) >= peer.punctuality.patience(timeout)
+            let patience = match peer.link.has_key() {
+                true => peer.punctuality.patience(timeout),
+                // We cannot hear it: that is no news of it, unless it lasts.
+                false => timeout * UNKEYED_TIMEOUTS,
+            };
+            now - heard.max(peer.welcomed) >= patience
         };
         let silent: NodeSet = peers.filter(is_silent).map(|peer| peer.id).collect();
         let repeats = !silent.is_empty() && now - at >= self.repeat_interval();

@@ -56,6 +56,7 @@ impl NodeReport {
             peer.backlog += other.backlog;
             peer.in_sync &= other.in_sync;
             peer.silence = peer.silence.min(other.silence);
+            peer.version = peer.version.min(other.version);
         }
         self
     }
@@ -74,6 +75,8 @@ pub struct PeerReport {
     pub backlog: usize,
     pub silence: Option<Duration>,
     pub in_sync: bool,
+    /// Of the datagrams that are exchanged with it.
+    pub version: Option<u8>,
 }
 
 /// What waits in a node, each of it bounded.
@@ -225,6 +228,7 @@ impl Node {
             },
             silence: peer.last_heard().map(|at| now - at),
             in_sync: member.is_some_and(|member| self.view.in_sync.contains(&member)),
+            version: peer.link.version(),
         }
     }
 }

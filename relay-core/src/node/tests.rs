@@ -73,8 +73,10 @@ impl World {
     /// The node owns, and the gate is in sync.
     fn new() -> Self {
         let now = Instant::from_millis(1000);
-        let node = Node::new(settings(), [1; 16], now);
-        let gate = Link::new(([7; 32], Unit::WHOLE), GATE, NodeId(1), BEAT);
+        let mut node = Node::new(settings(), [1; 16], now);
+        let mut gate = Link::new(([7; 32], Unit::WHOLE), GATE, NodeId(1), BEAT);
+        node.handle_pair_key(now, GATE.0, &PairKey::Shared);
+        gate.handle_pair_key(&PairKey::Shared);
         let view = View::genesis_of(1);
         let mut world = World { now, node, gate, view, applies: true, proposed: Vec::new() };
         for (node, incarnation) in [(NodeId(1), world.node.incarnation()), GATE] {

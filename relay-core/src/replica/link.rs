@@ -2,7 +2,7 @@
 
 use relay_abi::wire::{Reader, Writer};
 
-use super::channel::{Channel, OVERHEAD, Opened};
+use super::channel::{Channel, OVERHEAD, Opened, PairKey};
 use super::stream::{Inbox, Outbox};
 use crate::frame::EthernetAddress;
 use crate::id::{Incarnation, NodeId};
@@ -56,6 +56,8 @@ impl Role {
 pub enum Event {
     /// A greeting, which proves nothing about the present: it may be a replay.
     Greeted,
+    /// The peer has another secret: nothing else follows from it.
+    Rekeyed,
     /// The peer lives.
     Heard,
     /// The peer runs as a new incarnation; its former streams are gone.
@@ -77,6 +79,8 @@ pub struct Link {
     last_greeted: Option<Instant>,
     heartbeat_at: Instant,
     hello_at: Instant,
+    /// When the peer is shown next that we have the newest secret, until it has shown the same.
+    rekey_at: Instant,
     ack_due: bool,
     chunk: Vec<u8>,
 }
@@ -85,7 +89,8 @@ pub struct Link {
 const FIXED: usize = 1 + 8 + 8 + 1 + 8 + 2 * 6 + 4 + 8 + 1 + 4 + 8;
 
 impl Link {
-    /// A link to `peer`, which nobody has heard of yet, with the cluster's key and for one unit.
+    /// A link to `peer`, which nobody has heard of yet, with the cluster's key and for one unit. It is
+    /// silent until [`Link::handle_pair_key`].
     pub fn new(
         (key, unit): ([u8; 32], Unit),
         me: (NodeId, Incarnation),
@@ -105,6 +110,7 @@ impl Link {
             last_greeted: None,
             heartbeat_at: Instant::ZERO,
             hello_at: Instant::ZERO,
+            rekey_at: Instant::ZERO,
             ack_due: false,
             chunk: Vec::new(),
         }
@@ -113,6 +119,24 @@ impl Link {
     /// The peer's incarnation, once a session stands.
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.channel.peer_incarnation()
+    }
+
+    /// The version that the session speaks.
+    pub fn version(&self) -> Option<u8> {
+        self.channel.version()
+    }
+
+    /// Whether there is a key to talk under.
+    pub fn has_key(&self) -> bool {
+        self.channel.has_key()
+    }
+
+    /// Takes in what this node and the peer have in common from now on.
+    pub fn handle_pair_key(&mut self, key: &PairKey) {
+        self.channel.handle_pair_key(key);
+        self.rekey_at = Instant::ZERO;
+        // A new life of the peer waits for nothing else.
+        self.hello_at = Instant::ZERO;
     }
 
     /// What the peer said last.
@@ -170,6 +194,11 @@ impl Link {
                 self.last_greeted = Some(now);
                 return Ok(Event::Greeted);
             }
+            Opened::Rekey => {
+                // What comes next is under that secret, and so tells the peer the same.
+                self.heartbeat_at = now;
+                return Ok(Event::Rekeyed);
+            }
             Opened::Payload(payload) => (payload, Event::Heard),
             Opened::NewSession(payload) => (payload, Event::NewIncarnation),
         };
@@ -222,7 +251,13 @@ impl Link {
         if self.hello_at <= now {
             self.hello_at = now + self.heartbeat * HELLO_HEARTBEATS;
             if !self.is_fresh(now) {
-                return Some(self.channel.seal_hello(out));
+                return self.channel.seal_hello(out);
+            }
+        }
+        if self.rekey_at <= now {
+            self.rekey_at = now + self.heartbeat;
+            if let Some(length) = self.channel.seal_rekey(out) {
+                return Some(length);
             }
         }
         let room = out.len().saturating_sub(OVERHEAD + FIXED);
@@ -361,12 +396,10 @@ mod tests {
     const BEAT: Duration = Duration::from_millis(5);
 
     fn link(me: u8, incarnation: u64, peer: u8) -> Link {
-        Link::new(
-            ([1; 32], Unit::WHOLE),
-            (NodeId(me), Incarnation(incarnation)),
-            NodeId(peer),
-            BEAT,
-        )
+        let life = (NodeId(me), Incarnation(incarnation));
+        let mut link = Link::new(([1; 32], Unit::WHOLE), life, NodeId(peer), BEAT);
+        link.handle_pair_key(&PairKey::Shared);
+        link
     }
 
     /// Hands datagrams over until both are silent; returns whether `b` saw a new incarnation.

@@ -6,7 +6,7 @@ mod punctuality;
 mod shadow;
 mod stream;
 
-pub use channel::{Channel, OVERHEAD};
+pub use channel::{Channel, OVERHEAD, PairKey, SECRET};
 pub use link::{Event, Link, Role, Status};
 pub use punctuality::Punctuality;
 pub use shadow::{Author, OpenShadow, OpeningShadow, Pieces, Shadow, Shadows};

@@ -105,6 +105,7 @@ pub(super) struct Council {
     pub ca: Spanned<String>,
     pub without_witness: Option<Spanned<bool>>,
     pub units: Option<Spanned<i64>>,
+    pub protocol: Option<Spanned<i64>>,
     pub member: Spanned<Vec<CouncilMember>>,
 }
 

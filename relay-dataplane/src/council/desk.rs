@@ -1,5 +1,6 @@
 //! What the worker and the control thread share. Neither ever waits for the other.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use relay_abi::control::CouncilReport;
-use relay_views::id::NodeSet;
+use relay_core::replica::PairKey;
+use relay_views::id::{NodeId, NodeSet};
 use relay_views::{Command, View};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -28,6 +30,9 @@ pub struct Desk {
     /// To take away what the worker has not seen and need not see any more.
     outdated: Receiver<Arc<View>>,
     proposals: (Sender<Command>, Receiver<Command>),
+    /// What this relay has in common with others and the worker does not know yet; the newest for each.
+    keys: Mutex<BTreeMap<NodeId, PairKey>>,
+    has_keys: AtomicBool,
     /// Of whom the worker hears nothing: bits of a [`NodeSet`].
     silent: AtomicU64,
     /// How often the worker called.
@@ -62,6 +67,8 @@ impl Desk {
             views,
             outdated: outlet.clone(),
             proposals: bounded(PROPOSALS_MAX),
+            keys: Mutex::default(),
+            has_keys: AtomicBool::new(false),
             silent: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             began: Instant::now(),
@@ -158,8 +165,31 @@ impl Desk {
             let _ = self.outdated.try_recv();
             view = back;
         }
+        self.wake_worker();
+    }
+
+    fn wake_worker(&self) {
         // Fails when it would overflow: then it is readable already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Tells the worker what this relay and another member have in common from now on.
+    pub fn share(&self, peer: NodeId, key: PairKey) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(peer, key);
+        self.has_keys.store(true, Ordering::Release);
+        drop(keys);
+        self.wake_worker();
+    }
+
+    /// What it was told since, for the worker: which does not wait for who tells at this moment.
+    pub fn take_keys(&self) -> BTreeMap<NodeId, PairKey> {
+        if !self.has_keys.load(Ordering::Acquire) {
+            return BTreeMap::new();
+        }
+        let Ok(mut keys) = self.keys.try_lock() else { return BTreeMap::new() };
+        self.has_keys.store(false, Ordering::Release);
+        std::mem::take(&mut *keys)
     }
 
     pub fn report(&self) -> CouncilReport {

@@ -29,6 +29,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use relay_abi::control::{CouncilReport, CounterReport};
+use relay_core::replica::PairKey;
 use relay_views::disk::{DiskLog, OpenError};
 use relay_views::id::{Incarnation, NodeId, NodeSet};
 use relay_views::log::{Log, Memory};
@@ -39,7 +40,7 @@ use relay_views::{Command, View};
 use self::control::Control;
 use self::desk::Desk;
 use self::frame::Greeting;
-use self::link::{Common, Links};
+use self::link::{Common, Knocks, Links};
 use self::trust::{Trust, TrustError};
 use crate::config;
 
@@ -133,10 +134,20 @@ pub fn start_with_log(
     };
     let (sender, inbox) = crossbeam_channel::bounded(INBOX_MAX);
     let (desk, outlet) = Desk::new(sender.clone())?;
+    let relays = config.members.iter().filter(|member| member.kind == Kind::Relay);
+    let relays: NodeSet = relays.map(|member| NodeId(member.id)).collect();
+    let members: BTreeMap<NodeId, SocketAddr> =
+        members.into_iter().filter(|(id, _)| *id != node).collect();
     let common = Common {
         trust: trust(config)?,
-        members: members.into_iter().filter(|(id, _)| *id != node).collect(),
+        own: node,
+        // A witness has nothing to do with what relays tell each other.
+        pairs: if relays.contains(node) { relays } else { NodeSet::EMPTY },
+        redial_after: config.redial_after,
+        knocks: Knocks::new(members.keys().copied()),
+        members,
         inbox: sender,
+        desk: Arc::clone(&desk),
         counters: Arc::clone(&desk.counters),
         realtime: config.realtime,
         greeting: Mutex::new(greeting),
@@ -166,7 +177,8 @@ impl Drop for TakesAlong {
 }
 
 fn trust(config: &config::Council) -> Result<Trust, TrustError> {
-    Trust::new(NodeId(config.node), &config.identity.chain, &config.identity.key, &config.ca)
+    let identity = (&*config.identity.chain, &*config.identity.key);
+    Trust::new(NodeId(config.node), identity, &config.ca, config.protocol)
 }
 
 pub(crate) fn random() -> io::Result<u64> {
@@ -199,6 +211,11 @@ impl Views {
     /// makes it unreadable again.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.desk.wake_fd()
+    }
+
+    /// What this relay has in common with others from now on, since the last call.
+    pub fn pair_keys(&mut self) -> BTreeMap<NodeId, PairKey> {
+        self.desk.take_keys()
     }
 
     /// Has this node taken out of the view, for good. It goes on until the view says so.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use relay_abi::id::CERTIFICATE_DOMAIN;
 pub use relay_abi::id::certificate_name as name;
+use relay_abi::peer::VERSION_PAIR;
+use relay_core::replica::PairKey;
 use relay_views::id::{NODE_IDS, NodeId};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -16,11 +18,19 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, RootCertStore, ServerConfig, client,
+    AlertDescription, CertificateError, ClientConfig, ConnectionCommon, RootCertStore,
+    ServerConfig, client,
 };
 
 /// Nothing else that is signed by the same authority is taken for a council.
 const PROTOCOL: &[u8] = b"relay-council";
+
+/// The same, from a node that speaks version 5 of datagrams. Who speaks both prefers this one, and
+/// nobody without a certificate can have two nodes agree on the other.
+const PROTOCOL_PAIR: &[u8] = b"relay-council/5";
+
+/// Label and context of the exporter (RFC 8446 section 7.5): the pair's ids, the dialer's first.
+const EXPORTER: &[u8] = b"EXPORTER-relay-datagrams";
 
 /// Certificates of one authority, and of one chain.
 const CERTIFICATES_MAX: usize = 16;
@@ -76,11 +86,17 @@ pub fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeId> {
 }
 
 impl Trust {
-    /// Reads PEM: this node's chain and key, and the cluster's authority.
+    /// Reads PEM: this node's chain and key, and the cluster's authority. `protocol` is the highest
+    /// version of datagrams that this node speaks.
     ///
     /// # Errors
     /// When others would refuse this node.
-    pub fn new(own: NodeId, chain: &[u8], key: &[u8], ca: &[u8]) -> Result<Trust, TrustError> {
+    pub fn new(
+        own: NodeId,
+        (chain, key): (&[u8], &[u8]),
+        ca: &[u8],
+        protocol: u8,
+    ) -> Result<Trust, TrustError> {
         let unreadable = |what| move |cause: String| TrustError::Unreadable { what, cause };
         let chain = certificates(chain).map_err(unreadable("cluster.council.certificate"))?;
         let authority = certificates(ca).map_err(unreadable("cluster.council.ca"))?;
@@ -109,7 +125,9 @@ impl Trust {
         // Every connection shows its certificates.
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        let newest = (protocol >= VERSION_PAIR).then(|| PROTOCOL_PAIR.to_vec());
+        let protocols: Vec<_> = newest.into_iter().chain([PROTOCOL.to_vec()]).collect();
+        server.alpn_protocols.clone_from(&protocols);
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(wrong)?
@@ -117,9 +135,26 @@ impl Trust {
             .with_client_auth_cert(chain, key()?)
             .map_err(wrong)?;
         client.resumption = Resumption::disabled();
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        client.alpn_protocols = protocols;
         Ok(Trust { server: Arc::new(server), client: Arc::new(client) })
     }
+}
+
+/// What the ends of a link that was dialed by the lower node have in common from now on.
+///
+/// # Errors
+/// When the handshake is not over.
+pub fn pair_key<D>(
+    link: &ConnectionCommon<D>,
+    (dialer, listener): (NodeId, NodeId),
+) -> Result<PairKey, rustls::Error> {
+    if link.alpn_protocol() != Some(PROTOCOL_PAIR) {
+        return Ok(PairKey::Shared);
+    }
+    PairKey::secret(|secret| {
+        let context = [dialer.0, listener.0];
+        link.export_keying_material(secret, EXPORTER, Some(&context)).map(drop)
+    })
 }
 
 /// What a handshake failed of, as far as a certificate is to blame for it.

@@ -9,6 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use relay_abi::control::CouncilReport;
+use relay_abi::peer::VERSION_PAIR;
+use relay_core::replica::PairKey;
 use relay_dataplane::config::{Certificate, Council, Member};
 use relay_dataplane::council::{self, Reporter, Views};
 use relay_views::id::{Incarnation, NodeId, NodeSet};
@@ -33,6 +35,9 @@ pub struct Cluster {
     /// Bits of the nodes whose workers run: what heartbeats would tell.
     running: Arc<AtomicU64>,
     lives: u64,
+    /// Versions of nodes that do not speak the newest one.
+    pub protocols: BTreeMap<u8, u8>,
+    pub redial_after: Duration,
 }
 
 pub struct Node {
@@ -40,6 +45,8 @@ pub struct Node {
     pub incarnation: Incarnation,
     pub view: Arc<Mutex<Option<Arc<View>>>>,
     pub proposals: crossbeam_channel::Sender<Command>,
+    /// Every key that it was told of, in order.
+    pub keys: Arc<Mutex<BTreeMap<NodeId, Vec<PairKey>>>>,
     pub hangs: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     worker: JoinHandle<()>,
@@ -64,6 +71,8 @@ impl Cluster {
             directory: Directory::new(),
             running: Arc::default(),
             lives: 0,
+            protocols: BTreeMap::new(),
+            redial_after: Duration::from_secs(3600),
         }
     }
 
@@ -75,6 +84,8 @@ impl Cluster {
     pub fn config_with(&self, node: u8, identity: Certificate) -> Council {
         Council {
             units: 1,
+            protocol: self.protocols.get(&node).copied().unwrap_or(VERSION_PAIR),
+            redial_after: self.redial_after,
             node,
             members: self.members.clone(),
             directory: self.directory.0.join(format!("votes-{node}")),
@@ -121,6 +132,7 @@ impl Cluster {
             incarnation: life.1,
             view: Arc::default(),
             proposals: sender,
+            keys: Arc::default(),
             hangs: Arc::default(),
             stop: Arc::default(),
             worker: thread::spawn(|| {}),
@@ -133,6 +145,7 @@ impl Cluster {
             hangs: Arc::clone(&node.hangs),
             stop: Arc::clone(&node.stop),
             view: Arc::clone(&node.view),
+            keys: Arc::clone(&node.keys),
             proposals,
         };
         let node = Node { worker: thread::spawn(move || worker.run(views)), ..node };
@@ -190,6 +203,18 @@ impl Cluster {
         })
     }
 
+    /// The keys that a relay was told of for one of the others, in order.
+    pub fn keys(&self, node: u8, peer: u8) -> Vec<PairKey> {
+        let keys = self.nodes[&node].keys.lock().unwrap();
+        keys.get(&NodeId(peer)).cloned().unwrap_or_default()
+    }
+
+    /// What the two have in common, if both know the same.
+    pub fn shared(&self, one: u8, other: u8) -> Option<PairKey> {
+        let newest = self.keys(one, other).pop()?;
+        (self.keys(other, one).last() == Some(&newest)).then_some(newest)
+    }
+
     pub fn counter(&self, node: u8, name: &str) -> u64 {
         let all = self.nodes[&node].reporter.counters();
         all.iter().find(|counter| counter.name == name).unwrap().value
@@ -205,6 +230,7 @@ struct Worker {
     stop: Arc<AtomicBool>,
     view: Arc<Mutex<Option<Arc<View>>>>,
     proposals: crossbeam_channel::Receiver<Command>,
+    keys: Arc<Mutex<BTreeMap<NodeId, Vec<PairKey>>>>,
 }
 
 impl Worker {
@@ -227,6 +253,9 @@ impl Worker {
     }
 
     fn turn(&self, views: &mut Views, now: Duration) {
+        for (peer, key) in views.pair_keys() {
+            self.keys.lock().unwrap().entry(peer).or_default().push(key);
+        }
         if let Some(view) = views.next_view(now) {
             *self.view.lock().unwrap() = Some(view);
         }

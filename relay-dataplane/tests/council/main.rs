@@ -2,5 +2,6 @@
 
 mod cast;
 mod cluster;
+mod keys;
 mod process;
 mod scenarios;

@@ -108,6 +108,10 @@ impl World {
                         let council = self.council.as_ref();
                         let member = council.map(|council| council.member(life.0, life.1));
                         self.relays[index].start(self.now, index, (units, member));
+                        if let Some(keys) = &mut self.keys {
+                            keys.change_version(index);
+                            keys.connect(self.now, index);
+                        }
                     }
                 }
             }

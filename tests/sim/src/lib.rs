@@ -17,6 +17,7 @@ mod faults;
 mod fins;
 mod flights;
 mod host;
+mod keys;
 mod lease;
 mod network;
 mod odd;

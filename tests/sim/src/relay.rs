@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 
 use relay_core::config::Side;
 use relay_core::frame::IpAddress;
+use relay_core::id::NodeId;
 use relay_core::node::Command;
+use relay_core::replica::PairKey;
 use relay_core::time::{Duration, Instant};
 use relay_core::units::Units;
 
@@ -46,6 +48,8 @@ pub struct Relay {
     pub clogged: Option<(usize, Instant)>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
+    /// What it was told of keys and does not know yet.
+    keys: Vec<(NodeId, PairKey)>,
     program: Program,
     ring: VecDeque<(Side, Vec<u8>)>,
     wake_at: Option<Instant>,
@@ -121,6 +125,13 @@ impl Relay {
         *self = Relay { units: Some(units), member, program, wake_at, ..Relay::default() };
     }
 
+    /// It is told what it has in common with another one.
+    pub fn share(&mut self, now: Instant, peer: NodeId, key: PairKey) {
+        self.keys.push((peer, key));
+        let at = now.max(self.lazy_until);
+        self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
+    }
+
     /// The machine gets no processor until `until`, and no frames if it is `deaf`.
     pub fn pause(&mut self, until: Instant, deaf: bool) {
         (self.paused_until, self.deaf) = (Some(until), deaf);
@@ -157,6 +168,9 @@ impl Relay {
         self.paused_until = None;
         for (side, _) in self.unplugged.extract_if(.., |(_, until)| *until <= now) {
             units.handle_carrier(now, side, true);
+        }
+        for (peer, key) in self.keys.drain(..) {
+            units.handle_pair_key(now, peer, &key);
         }
         for (side, frame) in self.ring.drain(..self.ring.len().min(BATCH)) {
             units.handle_frame(now, side, &frame);

@@ -5,6 +5,7 @@ use relay_core::relay::HoldTime;
 use relay_core::time::Duration;
 use relay_views::source::Manners;
 
+use crate::keys::Keying;
 use crate::network::Faults;
 use crate::plan::{Groups, Plan};
 
@@ -36,6 +37,8 @@ pub struct Options {
     pub views: Option<Manners>,
     /// Units of ownership; more than one need views.
     pub units: u8,
+    /// How relays come to the keys of their datagrams, where there are views.
+    pub keying: Keying,
     /// The owner loses power at this event after the first step, see `every_event`.
     pub kill_at: Option<u64>,
     /// Garbage that reaches the relays' ports, in frames a second.
@@ -164,6 +167,11 @@ impl Options {
             relays: 2,
             views: None,
             units: 1,
+            keying: Keying {
+                late_max: Duration::from_millis(2),
+                rotates: Duration::ZERO,
+                skew: false,
+            },
             kill_at: None,
             noise: 0,
         }

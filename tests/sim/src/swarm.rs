@@ -6,8 +6,8 @@
 //! connections are excused), and a restart of the backup that took over from a relay that is
 //! paused.
 //!
-//! Nor is there version skew: relays understand messages of one version, the third, and nothing
-//! else. Once there are two, a node of each belongs in here.
+//! With a council relays of two versions talk to each other in some scenarios, and one that restarts comes
+//! back with the other version.
 
 use relay_core::config::Side;
 use relay_core::relay::HoldTime;
@@ -79,6 +79,7 @@ pub fn options(seed: u64, swarm: Swarm) -> Options {
     variety::vary(&mut options, seed);
     if let Swarm::Views(units) = swarm {
         agree(&mut options, seed);
+        key(&mut options, seed);
         options.units = units.unwrap_or_else(|| divide(seed));
     }
     options
@@ -134,6 +135,19 @@ fn agree(options: &mut Options, seed: u64) {
     if random.chance(300) {
         drain(options, &mut random);
     }
+}
+
+/// When relays get their keys: late in some clusters, again and again in others, and some are of the
+/// former version.
+fn key(options: &mut Options, seed: u64) {
+    let mut random = Random::new(seed ^ 0x5345_4352_4554);
+    let late = [2, 2, 2, 20, 20, 300][random.below(6) as usize];
+    options.keying.late_max = Duration::from_millis(late);
+    if random.chance(500) {
+        let rotates = [5, 100, 2_000][random.below(3) as usize];
+        options.keying.rotates = Duration::from_millis(rotates);
+    }
+    options.keying.skew = random.chance(400);
 }
 
 /// The owner is drained between any two other steps, often while something else goes on.

@@ -17,6 +17,7 @@ use crate::backend::Backend;
 use crate::client::{Clients, Outcome};
 use crate::council::Council;
 use crate::flights::Flights;
+use crate::keys::{Keys, Nonces};
 use crate::lease::Leases;
 use crate::network::{Delivery, Network, Port};
 use crate::plan::Conduct;
@@ -107,6 +108,9 @@ pub struct World {
     pub(crate) relays: Vec<Relay>,
     /// Who decides about views, if relays do not.
     pub(crate) council: Option<Council>,
+    /// What they have in common; with a council.
+    pub(crate) keys: Option<Keys>,
+    nonces: Nonces,
     leases: Option<Leases>,
     pub(crate) clients: Clients,
     pub(crate) backend: Backend,
@@ -161,6 +165,12 @@ impl World {
             let member = council.as_ref().map(|council| council.member(life.0, life.1));
             relay.start(now, index, (units, member));
         }
+        let mut keys =
+            council.as_ref().map(|_| Keys::new(options.relays, options.keying, (seed, now)));
+        // Each pair twice: whoever dials first.
+        (0..relays.len()).for_each(|index| {
+            keys.iter_mut().for_each(|keys| keys.connect(now, index));
+        });
         let noise_at = (options.noise > 0).then_some(now);
         World {
             now,
@@ -168,6 +178,8 @@ impl World {
             network,
             relays,
             council,
+            keys,
+            nonces: Nonces::default(),
             leases: options.views.map(Leases::new),
             clients,
             backend,
@@ -212,6 +224,9 @@ impl World {
             self.pass_event();
             self.make_noise();
             self.deliver();
+            if let Some(keys) = &mut self.keys {
+                keys.attend(self.now, &mut self.relays);
+            }
             self.run_relays();
             if let Some(council) = &mut self.council {
                 council.attend(self.now);
@@ -271,6 +286,11 @@ impl World {
             let (sender, cover) = by;
             self.audit.watch(sender, cover, (&seen, side == Side::Client));
         }
+        if side == Side::Cluster
+            && let Some(failure) = self.nonces.watch(&frame)
+        {
+            self.wire.conflicts.push(failure);
+        }
         self.trace_frame("out", index, &frame);
         if self.options.replays() && side == Side::Cluster && self.recorded.len() < RECORDED_MAX {
             self.recorded.push((index, frame.clone()));
@@ -301,7 +321,8 @@ impl World {
         let relays = self.relays.iter().filter_map(Relay::next_at).min();
         let resolution = self.resolutions.first_key_value().map(|((at, _), _)| *at);
         let hosts = [self.clients.poll_at(self.now), self.backend.poll_at(self.now)];
-        let own = [self.network.next_at(), relays, resolution, self.noise_at, self.step_at()];
+        let keys = self.keys.as_ref().and_then(Keys::next_at);
+        let own = [self.network.next_at(), relays, resolution, self.noise_at, self.step_at(), keys];
         own.into_iter().chain(hosts).flatten().min()
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use relay_abi::peer::{VERSION_PAIR, VERSION_SHARED};
 use relay_core::unit::UNITS_MAX;
 use relay_views::id::NODE_IDS;
 use relay_views::view::{Kind, MEMBERS_MAX};
@@ -15,6 +17,12 @@ use crate::config::{Certificate, Council, Member, Peer, files};
 
 /// Units of a cluster whose operator does not say how many.
 const UNITS_DEFAULT: u8 = 1;
+
+/// Versions of messages that `cluster.council.protocol` may name; the last one, if it is absent.
+const PROTOCOLS: RangeInclusive<u8> = VERSION_SHARED..=VERSION_PAIR;
+
+/// How long what was recorded on the cluster network can be read by who breaks into a relay.
+const REDIAL_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// What is known of this node before its council is looked at.
 pub(super) struct Context<'a> {
@@ -51,9 +59,17 @@ impl Resolver<'_> {
             Some(units) => self.integer(units, 1..=i64::from(UNITS_MAX))?,
             None => UNITS_DEFAULT,
         };
+        let protocol = match &council.protocol {
+            Some(protocol) => {
+                self.integer(protocol, (*PROTOCOLS.start()).into()..=(*PROTOCOLS.end()).into())?
+            }
+            None => *PROTOCOLS.end(),
+        };
         Ok(Council {
             node: context.own,
             units,
+            protocol,
+            redial_after: REDIAL_AFTER,
             members,
             directory: self.directory.join(council.directory.get_ref()),
             identity,

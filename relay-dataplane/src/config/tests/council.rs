@@ -62,6 +62,28 @@ fn a_council_is_resolved() {
 }
 
 #[test]
+fn the_former_version_may_be_asked_for() {
+    let directory = Directory::new();
+    let protocol = |said: &str| {
+        let council =
+            COUNCIL.replacen("[cluster.council]", &format!("[cluster.council]\n{said}"), 1);
+        let config = directory.load(&(counted() + &council));
+        config.map(|config| config.cluster.council.unwrap().protocol)
+    };
+    for (said, expected) in [("", 5), ("protocol = 4", 4), ("protocol = 5", 5)] {
+        assert_eq!(protocol(said).unwrap(), expected, "{said}");
+    }
+    for said in ["protocol = 3", "protocol = 6", "protocol = -1", "protocol = 261"] {
+        let refused = protocol(said).unwrap_err().to_string();
+        let expected = "is out of range: set it to 4 to 5";
+        assert!(
+            refused.contains("cluster.council.protocol") && refused.ends_with(expected),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn a_witness_needs_two_sections() {
     let directory = Directory::new();
     let text = format!("[node]\nid = 9\ncontrol = \"c.sock\"\n{COUNCIL}");

@@ -41,6 +41,8 @@ struct Room {
     common: Arc<Common>,
     stop: AtomicBool,
     guests: Mutex<BTreeMap<u64, Guest>>,
+    /// Number of each member's last connection whose secret was taken.
+    shared: Mutex<BTreeMap<NodeId, u64>>,
     complaints: Complaints,
 }
 
@@ -64,6 +66,7 @@ impl Door {
             common,
             stop: AtomicBool::new(false),
             guests: Mutex::default(),
+            shared: Mutex::default(),
             complaints: Complaints::default(),
         });
         let (shared, theirs) = (listener.try_clone()?, Arc::clone(&room));
@@ -139,6 +142,10 @@ impl Room {
         match self.greet(stream) {
             Ok((greeting, mut link)) => {
                 let node = greeting.node;
+                self.common.knocks.note(node);
+                if let Err(error) = self.share(serial, node, &link.conn) {
+                    return self.complain(&Refusal::Failed(error), from);
+                }
                 count(&self.common.counters.accepted);
                 self.replace(serial, node, from);
                 priority::raise_link(self.common.realtime);
@@ -195,6 +202,17 @@ impl Room {
         self.common.greeting().put(&mut answer);
         link.write_all(&answer).and_then(|()| link.flush()).map_err(Refusal::Failed)?;
         Ok(greeting)
+    }
+
+    /// What the member that dialed has in common with this node; of two connections, the one that was
+    /// dialed later counts, as it does for the dialer.
+    fn share(&self, serial: u64, node: NodeId, tls: &ServerConnection) -> io::Result<()> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.get(&node).is_some_and(|last| *last > serial) {
+            return Ok(());
+        }
+        shared.insert(node, serial);
+        self.common.share(tls, (node, self.common.own))
     }
 
     /// Passes on what a member says.

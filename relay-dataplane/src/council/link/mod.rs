@@ -9,19 +9,22 @@ mod incoming;
 mod outgoing;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use relay_views::id::NodeId;
+use relay_views::id::{NodeId, NodeSet};
+use rustls::ConnectionCommon;
 
 use self::incoming::Door;
 use self::outgoing::Dialer;
 use super::counters::{Counters, count};
+use super::desk::Desk;
 use super::frame::Greeting;
-use super::trust::Trust;
+use super::trust::{self, Trust};
 
 /// Messages that wait for one peer; of more, the oldest are lost.
 const OUTBOX_MAX: usize = 256;
@@ -54,10 +57,20 @@ enum Outgoing {
 pub struct Common {
     /// Who may talk.
     pub trust: Trust,
+    /// This node.
+    pub own: NodeId,
+    /// Relays, if this node is one: each two of them have a secret in common.
+    pub pairs: NodeSet,
+    /// A connection is dialed anew after this time, for the sake of its secret.
+    pub redial_after: Duration,
+    /// Who dialed this node.
+    pub knocks: Knocks,
     /// The other members.
     pub members: BTreeMap<NodeId, SocketAddr>,
     /// Where messages go.
     pub inbox: Sender<Input>,
+    /// Where secrets go.
+    pub desk: Arc<Desk>,
     /// What happens.
     pub counters: Arc<Counters>,
     /// Whether links of members go before ordinary processes.
@@ -66,7 +79,41 @@ pub struct Common {
     pub greeting: Mutex<Greeting>,
 }
 
+/// Who dials is there: waiting before it is dialed in turn would be for nothing.
+pub struct Knocks(BTreeMap<NodeId, (Sender<()>, Receiver<()>)>);
+
+impl Knocks {
+    /// Nobody has knocked yet.
+    pub fn new(members: impl Iterator<Item = NodeId>) -> Self {
+        Knocks(members.map(|node| (node, bounded(1))).collect())
+    }
+
+    fn note(&self, node: NodeId) {
+        if let Some((sender, _)) = self.0.get(&node) {
+            // Full: it was noted already.
+            let _ = sender.try_send(());
+        }
+    }
+}
+
 impl Common {
+    /// Tells the worker what this node and the other end of a link have in common: the link that was
+    /// dialed by the lower of the two decides.
+    fn share<D>(
+        &self,
+        link: &ConnectionCommon<D>,
+        (dialer, listener): (NodeId, NodeId),
+    ) -> io::Result<()> {
+        if dialer >= listener || !self.pairs.contains(dialer) || !self.pairs.contains(listener) {
+            return Ok(());
+        }
+        let key = trust::pair_key(link, (dialer, listener)).map_err(io::Error::other)?;
+        let peer = if dialer == self.own { listener } else { dialer };
+        tracing::debug!(%peer, version = key.version(), "council: a key for datagrams");
+        self.desk.share(peer, key);
+        Ok(())
+    }
+
     fn greeting(&self) -> Greeting {
         *self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +129,7 @@ pub struct Links {
 
 impl Links {
     /// Opens the door at `listener`, and dials everybody.
-    pub fn start(common: Common, listener: TcpListener) -> std::io::Result<Links> {
+    pub fn start(common: Common, listener: TcpListener) -> io::Result<Links> {
         let common = Arc::new(common);
         let (mut queues, mut dialers) = (BTreeMap::new(), Vec::new());
         for (node, address) in &common.members {

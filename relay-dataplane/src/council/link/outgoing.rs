@@ -3,9 +3,10 @@
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, at, never, select};
 use relay_views::id::NodeId;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Stream, StreamOwned};
@@ -28,6 +29,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// is gone before something is lost that matters.
 const GREETING_PAUSE: Duration = Duration::from_secs(1);
 
+/// A connection that could not be replaced stays in use; it is tried again after this time.
+const REDIAL_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long one write may take: a peer that does not read for so long hangs.
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,15 @@ const WRITE_LIMIT: Duration = Duration::from_secs(1);
 const BATCH_MAX: usize = 64 * 1024;
 
 type Link = StreamOwned<ClientConnection, TcpStream>;
+
+/// Why no more is sent on a connection.
+#[derive(PartialEq, Eq)]
+enum Pumped {
+    /// Everything was, and nothing more will come.
+    All,
+    /// It is to be replaced.
+    Enough,
+}
 
 /// Dials one peer.
 pub(super) struct Dialer {
@@ -61,12 +74,14 @@ impl Dialer {
         let mut pause = PAUSE;
         loop {
             let rest = match self.connect() {
-                Ok(mut link) => {
+                Ok(link) => {
                     tracing::info!(node = %self.node, address = %self.address, "council: reached");
                     self.complaints.clear();
                     count(&self.common.counters.connected);
                     pause = PAUSE;
-                    let Err(error) = self.pump(&mut link) else { return };
+                    // What was said while nobody listened is out of date.
+                    self.queue.try_iter().take(self.queue.len()).for_each(drop);
+                    let Err(error) = self.keep(link) else { return };
                     tracing::info!(node = %self.node, %error, "council: connection lost");
                     Duration::ZERO
                 }
@@ -102,13 +117,43 @@ impl Dialer {
             _ => return Err(io::Error::new(ErrorKind::InvalidData, "it greets as another node")),
         }
         stream.set_write_timeout(Some(WRITE_LIMIT))?;
-        // What was said while nobody listened is out of date.
-        self.queue.try_iter().take(self.queue.len()).for_each(drop);
+        self.common.share(&tls, (self.common.own, self.node))?;
         Ok(StreamOwned::new(tls, stream))
     }
 
-    /// Sends until that fails, or nothing more will come.
-    fn pump(&self, link: &mut Link) -> io::Result<()> {
+    /// Sends until that fails, or nothing more will come. From time to time another connection takes
+    /// this one's place, whose secret is fresh.
+    fn keep(&self, mut link: Link) -> io::Result<()> {
+        let mut rest = self.common.redial_after;
+        loop {
+            let until = Instant::now() + rest;
+            if self.pump(&mut link, || Instant::now() >= until)? == Pumped::All {
+                return Ok(());
+            }
+            // Meanwhile messages go on.
+            let (pumped, fresh) = thread::scope(|scope| {
+                let thread = thread::Builder::new().name("council-redial".to_owned());
+                let dialing = thread.spawn_scoped(scope, || self.connect())?;
+                let pumped = self.pump(&mut link, || dialing.is_finished());
+                let fresh = dialing.join();
+                Ok::<_, io::Error>((pumped, fresh.map_err(|_| ErrorKind::Other)?))
+            })?;
+            rest = self.common.redial_after;
+            match (pumped, fresh) {
+                (Ok(Pumped::All), _) => return Ok(()),
+                // Who was dialed anew has given up the former connection.
+                (_, Ok(fresh)) => link = fresh,
+                (Ok(Pumped::Enough), Err(error)) => {
+                    let _ = self.complain(&error);
+                    rest = rest.min(REDIAL_PAUSE);
+                }
+                (Err(error), Err(_)) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends until that fails, or nothing more will come, or it is `enough`.
+    fn pump(&self, link: &mut Link, enough: impl Fn() -> bool) -> io::Result<Pumped> {
         // It may have changed since it was sent.
         let mut batch = Vec::new();
         self.common.greeting().put(&mut batch);
@@ -116,12 +161,15 @@ impl Dialer {
             link.write_all(&batch)?;
             link.flush()?;
             batch.clear();
+            if enough() {
+                return Ok(Pumped::Enough);
+            }
             let first = match self.queue.recv_timeout(GREETING_PAUSE) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => Outgoing::Greeting,
                 Err(RecvTimeoutError::Disconnected) => {
                     link.conn.send_close_notify();
-                    return link.flush();
+                    return link.flush().map(|()| Pumped::All);
                 }
             };
             self.put(&mut batch, first);
@@ -140,15 +188,20 @@ impl Dialer {
         }
     }
 
-    /// Waits; false when there will be nothing to send any more.
+    /// Waits, but not for a peer that is there; false when there will be nothing to send any more.
     fn rest(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
+        let until = at(Instant::now() + time);
+        let never = never();
+        let knocks = self.common.knocks.0.get(&self.node).map_or(&never, |(_, knocks)| knocks);
         loop {
-            match self.queue.recv_deadline(until) {
-                // Out of date when there is a connection.
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
+            select! {
+                recv(self.queue) -> message => match message {
+                    // Out of date when there is a connection.
+                    Ok(_) => {}
+                    Err(_) => return false,
+                },
+                recv(knocks) -> _ => return true,
+                recv(until) -> _ => return true,
             }
         }
     }
