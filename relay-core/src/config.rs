@@ -58,7 +58,7 @@ impl Settings {
 
     /// What connections of clients to this listener are opened with.
     pub fn client_tcp_of(&self, listener: &Listener) -> tcp::Config {
-        tcp::Config { congestion: listener.congestion, ..self.client_tcp }
+        tcp::Config { congestion: listener.congestion, outlives_peer: true, ..self.client_tcp }
     }
 }
 

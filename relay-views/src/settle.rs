@@ -4,6 +4,9 @@ use crate::id::NodeSet;
 use crate::placement::Field;
 use crate::view::{Bucket, State, View};
 
+/// Copies that are not given up for the sake of a drain.
+const COPIES_LEAST: usize = 2;
+
 /// The members of a view, as far as buckets depend on them.
 pub(crate) struct Settling {
     field: Field,
@@ -84,7 +87,12 @@ impl Settling {
         bucket.learners = wanted.minus(bucket.in_sync);
         if bucket.learners.is_empty() {
             let used = bucket.owner.into_iter().chain(bucket.heir).collect();
-            bucket.in_sync = bucket.in_sync.intersection(wanted.union(used));
+            let kept = bucket.in_sync.intersection(wanted.union(used));
+            // A drained node is the backup until it is gone, if there is no other one: an owner that died
+            // in the moment of the handover would take everything with it.
+            if kept.len() >= self.copies.min(COPIES_LEAST) {
+                bucket.in_sync = kept;
+            }
         }
     }
 }

@@ -284,6 +284,28 @@ fn four_relays_share_drain_and_die() {
 }
 
 #[test]
+fn the_last_backup_stays_one_while_it_is_drained() {
+    let drain = |view: &View, node| {
+        rebalance(teach(view.apply(&Command::Drain { node: NodeId(node) }).unwrap()))
+    };
+    let of_two = drain(&full(&[1, 2]), 1);
+    assert_eq!((owned(&of_two, 1), owned(&of_two, 2)), (0, 4096));
+    let both: NodeSet = [1, 2].map(NodeId).into_iter().collect();
+    assert!(of_two.buckets.iter().all(|bucket| bucket.in_sync == both));
+    // The heir dies in the very moment: the other one has everything.
+    let eject = of_two.eject(NodeSet::of(NodeId(2)), life_of(&of_two, 1));
+    assert_eq!(owned(&of_two.apply(&eject).unwrap(), 1), 4096);
+    // And it is not waited for when it is gone.
+    let eject = of_two.eject(NodeSet::of(NodeId(1)), life_of(&of_two, 2));
+    let alone = of_two.apply(&eject).unwrap();
+    assert!(alone.buckets.iter().all(|bucket| bucket.in_sync == NodeSet::of(NodeId(2))));
+    // A third relay makes the drained one dispensable.
+    let of_three = drain(&full(&[1, 2, 3]), 1);
+    let others: NodeSet = [2, 3].map(NodeId).into_iter().collect();
+    assert!(of_three.buckets.iter().all(|bucket| bucket.in_sync == others));
+}
+
+#[test]
 fn few_buckets_are_levelled_and_move_no_more_than_they_have_to() {
     let level = |view| moved(view, |view| placement::level(view, 4));
     let shares = |view: &View| [1, 2, 3, 4].map(|id| owned(view, id));

@@ -27,6 +27,9 @@ pub struct Config {
     pub congestion: Algorithm,
     /// How long a silent peer is waited for.
     pub patience: Limits,
+    /// A peer that resets the connection behind its FIN and ours had finished: what it said has to reach its
+    /// destination.
+    pub outlives_peer: bool,
 }
 
 /// What is done so that peers notice a takeover at once.
@@ -53,6 +56,7 @@ impl Default for Config {
             wake: Wake::default(),
             congestion: Algorithm::default(),
             patience: Limits::default(),
+            outlives_peer: false,
         }
     }
 }

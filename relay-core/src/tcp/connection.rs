@@ -42,6 +42,8 @@ pub struct Connection {
     pub(super) waking: Waking,
     /// Our FIN left before we acknowledged the peer's: TIME-WAIT follows.
     pub(super) active_close: bool,
+    /// See [`Config::outlives_peer`].
+    pub(super) outlives_peer: bool,
 }
 
 impl Connection {
@@ -92,6 +94,7 @@ impl Connection {
             sender: Sender::new(now, &sender, 0),
             receiver: Receiver::new(&receiver, 0),
             patience: Patience::new(config.patience, now),
+            outlives_peer: config.outlives_peer,
             clock: now,
             timestamp_at: now,
             challenge_at: now,

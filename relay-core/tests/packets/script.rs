@@ -146,6 +146,7 @@ fn set(settings: &mut Settings, setting: &str) -> Result<(), String> {
         ["receive-buffer", bytes] => config.receive_buffer = number(bytes)?,
         ["send-buffer", bytes] => config.send_buffer = number(bytes)?,
         ["lag", "on"] => config.wake.lag = true,
+        ["outlives-peer", "on"] => config.outlives_peer = true,
         ["keepalive", time] => config.patience.keepalive = Some(seconds(time)?),
         ["stall", time] => config.patience.stall_max = Some(seconds(time)?),
         ["irs", value] => settings.irs = number(value)?,

@@ -37,6 +37,7 @@ const CONFIG: tcp::Config = tcp::Config {
     wake: tcp::Wake { lag: true, delay: Duration::from_micros(500) },
     // A backend whose reset was lost is noticed by this alone, when there is nothing to send to it.
     patience: tcp::Limits { keepalive: Some(Duration::from_secs(60)), stall_max: None },
+    outlives_peer: false,
     congestion: tcp::Algorithm::Cubic,
 };
 

@@ -159,11 +159,29 @@ impl Connection {
     /// RFC 5961 section 3.2.
     fn handle_reset(&mut self, now: Instant, start: i64) -> Result<(), Reason> {
         if self.is_exact(start) {
-            self.close(Cause::Reset);
+            match self.outlives_peer && self.receiver.fin_received() && self.sender.is_fin_sent() {
+                true => self.outlive(now),
+                false => self.close(Cause::Reset),
+            }
             return Ok(());
         }
         self.challenge(now);
         Err(Reason::RstChallenged)
+    }
+
+    /// A reset in CLOSING or LAST-ACK is no failure (RFC 9293 section 3.10.7.4): the peer was done, and has
+    /// forgotten the connection when a new owner woke it. It needs nothing more; what it said stays.
+    fn outlive(&mut self, now: Instant) {
+        let everything = Acknowledgement {
+            offset: self.sender.known(),
+            sacks: [None; 3],
+            holds_more: false,
+            duplicate: None,
+            bare: false,
+            echo: None,
+        };
+        self.sender.on_ack(now, &everything);
+        self.settle(now);
     }
 
     /// RFC 5961 section 5: what lies beyond all that was ever sent, or before the largest window,

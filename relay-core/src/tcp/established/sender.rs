@@ -172,6 +172,11 @@ impl Sender {
         self.fin
     }
 
+    /// Whether any node may have sent the FIN.
+    pub fn is_fin_sent(&self) -> bool {
+        self.fin.is_some_and(|fin| self.known() > fin)
+    }
+
     pub fn fin_acked(&self) -> bool {
         self.fin.is_some_and(|fin| self.una > fin)
     }
