@@ -157,6 +157,7 @@ fn settings(
         wake: wake(),
         congestion: tcp::Algorithm::default(),
         patience: tcp::Limits { keepalive: limits.keepalive, stall_max: limits.stalled },
+        outlives_peer: false,
     };
     let peers = config.cluster.peers.iter().map(|peer| (NodeId(peer.id), peer.address));
     Settings {
