@@ -277,22 +277,13 @@ mod tests {
         Message::Data { flow: 1, direction: Direction::Up, offset, fin: false, bytes }
     }
 
-    /// Sends 200 messages through a link that loses, doubles and reorders by a fixed pattern.
     #[test]
     fn units_share_what_may_be_in_flight() {
         for units in [1, 16] {
             let mut out = Outbox::new(units);
-            let bytes = [0; 16_000];
-            let message = Message::Data {
-                flow: 1,
-                direction: Direction::Up,
-                offset: 0,
-                fin: false,
-                bytes: &bytes,
-            };
-            (0..100).for_each(|_| {
-                out.push(&message);
-            });
+            for _ in 0..100 {
+                out.push(&data(0, &[0; 16_000]));
+            }
             let mut chunk = Vec::new();
             while out.poll_chunk(Instant::ZERO, 1_000, &mut chunk).is_some() {}
             let limit = FLIGHT_MAX / u64::from(units);
@@ -316,6 +307,7 @@ mod tests {
         }
     }
 
+    /// Sends 200 messages through a link that loses, doubles and reorders by a fixed pattern.
     #[test]
     fn messages_arrive_once_and_in_order() {
         let (mut out, mut inbox) = (Outbox::new(1), Inbox::default());
