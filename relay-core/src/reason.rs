@@ -32,6 +32,9 @@ reasons! {
     FlowTableFull = "flow_table_full",
     /// An IP fragment; fragments of TCP segments are never reassembled.
     Fragment = "fragment",
+    /// A frame that came during a handover and did not reach the next owner: too many were kept, or it never
+    /// said that it owns. Its sender repeats it.
+    HandedNowhere = "handed_nowhere",
     /// An ICMP error that quotes no segment which is under way (RFC 5927 section 4.1).
     IcmpUnacceptable = "icmp_unacceptable",
     /// A segment of ours did not arrive, says an ICMP error; it is sent again.

@@ -14,6 +14,7 @@ use relay_views::Command as Proposal;
 use super::{Command, Node};
 use crate::config::Side;
 use crate::id::NodeId;
+use crate::reason::Reason;
 use crate::replica::{Role, Standing};
 use crate::time::{Duration, Instant};
 
@@ -45,11 +46,14 @@ pub(super) struct Strays {
 }
 
 impl Strays {
-    fn keep(&mut self, side: Side, frame: &[u8]) {
-        if self.bytes + frame.len() <= KEPT_MAX {
+    /// False if there is no room for it.
+    fn keep(&mut self, side: Side, frame: &[u8]) -> bool {
+        let fits = self.bytes + frame.len() <= KEPT_MAX;
+        if fits {
             self.bytes += frame.len();
             self.frames.push_back((side, frame.to_vec()));
         }
+        fits
     }
 
     fn take(&mut self) -> VecDeque<(Side, Vec<u8>)> {
@@ -71,8 +75,8 @@ impl Node {
     /// Keeps a frame for the next owner; false if it is this node's own.
     pub(super) fn keep(&mut self, side: Side, frame: &[u8]) -> bool {
         let keeps = matches!(self.handover, Handover::Keeping(_) | Handover::Forwarding { .. });
-        if keeps {
-            self.strays.keep(side, frame);
+        if keeps && !self.strays.keep(side, frame) {
+            self.counters.count(Reason::HandedNowhere);
         }
         keeps
     }
@@ -158,7 +162,9 @@ impl Node {
 
     fn end_handover(&mut self) {
         self.handover = Handover::None;
-        self.strays.take();
+        for _ in self.strays.take() {
+            self.counters.count(Reason::HandedNowhere);
+        }
         self.commands.push_back(Command::Steer);
     }
 
@@ -183,5 +189,20 @@ impl Node {
                 && peer.standing == Standing::InSync
                 && peer.link.outbox_ref().backlog() == 0
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_kept_than_the_limit() {
+        let (mut strays, frame) = (Strays::default(), [0; 1500]);
+        let fit = (0..).take_while(|_| strays.keep(Side::Client, &frame)).count();
+        assert_eq!(fit, KEPT_MAX / frame.len());
+        assert!(strays.keep(Side::Backend, &[0; 60]), "a shorter one still fits");
+        assert_eq!(strays.take().len(), fit + 1);
+        assert!(strays.keep(Side::Client, &frame), "there is room again");
     }
 }
