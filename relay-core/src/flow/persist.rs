@@ -23,9 +23,9 @@ use crate::tls::{Established, Handshake, ServerConfig};
 const UNKNOWN_SENT_MAX: u64 = 1 << 30;
 
 /// After a longer outage the peer's retransmission timer may have run out (Linux waits for at least
-/// 200 ms). It then takes a SACK for the proof that nothing was lost (F-RTO, RFC 5682); an ACK that
-/// advances makes it go on.
-const SACK_OUTAGE_MAX: Duration = Duration::from_millis(190);
+/// 200 ms). Whatever news it then hears of what it has sent before it takes for the proof that nothing was
+/// lost (F-RTO, RFC 5682; Eifel, RFC 3522), so that news has to show at once that something was.
+const TIMEOUT_MIN: Duration = Duration::from_millis(190);
 
 /// What a node needs to go on with a flow besides its shadow.
 pub struct Restoration<'a> {
@@ -243,9 +243,9 @@ fn receive(
     }
     let limit = hold.ack_limit();
     hold.expect_losses(limit);
-    let mark = mark
-        .and_then(|mark| waking_mark(&mark, limit))
-        .filter(|_| fin.is_none() && with.outage < SACK_OUTAGE_MAX);
+    let timed_out = with.outage >= TIMEOUT_MIN;
+    let mark = mark.filter(|_| fin.is_none());
+    let mark = mark.and_then(|mark| waking_mark(&mark, limit, timed_out));
     state.wire_ack = mark.map_or(limit, |mark| mark.ack);
     state.right_edge = limit + config.receive_buffer as u64;
     let mut connection = Connection::restore(config, &state, with.now).ok()?;
@@ -253,7 +253,7 @@ fn receive(
     for (offset, bytes) in pieces.iter() {
         connection.insert_received(offset, bytes);
     }
-    if with.outage < SACK_OUTAGE_MAX {
+    if !timed_out {
         // A peer that repairs losses has not been told of all that is held.
         connection.set_sackable(hold.sackable());
     }
@@ -264,13 +264,20 @@ fn receive(
 }
 
 /// The mark, if everything below its end may be acknowledged: what is SACKed must never be needed
-/// again (rule 14). When much more may be, an ACK of all that is the better news.
-fn waking_mark(mark: &WireMark, limit: u64) -> Option<Mark> {
+/// again (rule 14). When much more may be, an ACK of all that is the better news, as long as the peer's timer has
+/// not run out.
+fn waking_mark(mark: &WireMark, limit: u64, timed_out: bool) -> Option<Mark> {
     let hole_end = mark.ack.checked_add(mark.hole.into())?;
     let end = hole_end.checked_add(mark.held.into())?;
-    let is_recent = limit.checked_sub(end)? < u64::from(mark.hole);
-    let holds = mark.ack < hole_end && hole_end < end && is_recent;
-    holds.then_some(Mark { ack: mark.ack, hole_end, end })
+    let beyond = limit.checked_sub(end)?;
+    if mark.ack >= hole_end || hole_end >= end {
+        return None;
+    }
+    let known = Mark { ack: mark.ack, hole_end, end };
+    match timed_out {
+        true => known.past_timeout(limit),
+        false => (beyond < u64::from(mark.hole)).then_some(known),
+    }
 }
 
 fn leg(connection: Connection, leg: &WireLeg) -> Leg {

@@ -308,9 +308,7 @@ impl Connection {
     /// settled, or kept.
     pub fn wake(&mut self, mark: Option<Mark>) {
         if self.phase == Phase::Open {
-            if let Some(mark) = mark {
-                self.receiver.wake(self.clock, mark);
-            }
+            self.receiver.wake(self.clock, mark);
             self.waking.begin(self.receiver.may_swing());
             self.sender.resend_all();
         }

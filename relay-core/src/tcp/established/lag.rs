@@ -42,6 +42,9 @@ const FLIGHT_MIN: u64 = 16;
 pub(super) const SWING: u64 = 32 * 1024;
 const TRAIN_MIN: u64 = 4;
 const TRAIN: u64 = 12;
+/// Shorter segments are requests, and do not count: when a lone one is lost, an ACK of those before it
+/// only starts its timeout anew.
+const REQUEST_MAX: u64 = 500;
 /// Segments that SACK blocks leave out.
 const RESERVE: usize = 3;
 /// Runs of segments of the same length that are remembered; with more of them there is no lag.
@@ -56,6 +59,20 @@ pub struct Mark {
     pub hole_end: u64,
     /// End of the segments above that one; everything below has been received.
     pub end: u64,
+}
+
+impl Mark {
+    /// What wakes a peer whose retransmission timer has run out; everything below `limit` may be
+    /// acknowledged. The peer has repeated the first segment since, and that one only: now it is younger
+    /// than what is SACKed, and a hole there would not be taken for a loss (RFC 8985 section 6.2, step 5).
+    /// The second one is as old as the others. None when the segments are not of one length, so that
+    /// nobody knows where the second one ends.
+    pub fn past_timeout(self, limit: u64) -> Option<Mark> {
+        let length = self.hole_end - self.ack;
+        let are_equal = self.end - self.hole_end == length * (SEGMENTS as u64 - 1);
+        let hole_end = self.hole_end + length;
+        are_equal.then_some(Mark { ack: self.hole_end, hole_end, end: limit })
+    }
 }
 
 /// Consecutive segments of one length.
@@ -231,7 +248,7 @@ impl Lag {
         if self.was_quiet(now, self.idle * 2) {
             self.busy = 0;
         }
-        self.busy += length;
+        self.busy += if length > REQUEST_MAX { length } else { 0 };
         self.last_at = Some(now);
         (self.pauses, self.rests) = (false, false);
     }

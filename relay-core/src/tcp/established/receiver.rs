@@ -23,8 +23,8 @@ const QUICK_SEGMENT: u64 = 500;
 /// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
 const SACKABLE_MAX: usize = 32;
 /// A woken peer has this long to repeat the hole that it was shown; then everything is
-/// acknowledged.
-const WAKE_LIMIT: Duration = Duration::from_millis(10);
+/// acknowledged. Linux may wait for three ticks of 4 ms before it does (RFC 8985 section 6.2, step 5).
+const WAKE_LIMIT: Duration = Duration::from_millis(25);
 
 /// SACK blocks of one segment: as many as fit beside a timestamp.
 pub(crate) type Blocks = [Option<(u64, u64)>; 3];
@@ -78,6 +78,8 @@ pub(crate) struct Receiver {
     lag: Lag,
     /// The peer is being woken: its acknowledgement stays at the mark until then.
     waking: Option<(Mark, Instant)>,
+    /// Nothing has come in order since the peer was woken: what comes may be repeated.
+    rouses: bool,
     wake_delay: Duration,
     /// No ACK leaves by itself before.
     not_before: Option<Instant>,
@@ -107,6 +109,7 @@ impl Receiver {
             ack_at: None,
             lag: Lag::new(start.wake.lag && start.sack),
             waking: None,
+            rouses: false,
             wake_delay: start.wake.delay,
             not_before: None,
         }
@@ -144,11 +147,13 @@ impl Receiver {
         self.lag.mark_at(limit.min(self.received))
     }
 
-    /// The ACK stays at `mark` and SACKs what lies above the hole, until the peer fills it.
-    pub fn wake(&mut self, now: Instant, mark: Mark) {
-        if self.sack && mark.end <= self.received.min(self.limit) && self.acked <= mark.ack {
-            self.waking = Some((mark, now + WAKE_LIMIT));
-        }
+    /// The peer may have lost what it sent. The ACK stays at `mark`, if there is one, and SACKs what
+    /// lies above the hole, until the peer fills it.
+    pub fn wake(&mut self, now: Instant, mark: Option<Mark>) {
+        self.rouses = true;
+        let end = self.received.min(self.limit);
+        let mark = mark.filter(|mark| self.sack && mark.end <= end && self.acked <= mark.ack);
+        self.waking = mark.map(|mark| (mark, now + WAKE_LIMIT));
     }
 
     /// So much has come that acknowledgements may have been kept back.
@@ -302,6 +307,11 @@ impl Receiver {
         self.lag.limit(now, self.limit.min(self.received));
         self.note_awake(now, start, end);
         let out_of_order = !payload.is_empty() && self.received < end as u64;
+        self.rouses &= self.received == was;
+        if out_of_order && self.rouses {
+            // What a tail loss probe repeats, say: see `note_awake`.
+            self.not_before.get_or_insert(now + self.wake_delay);
+        }
         if self.sack && out_of_order {
             // Without a block the peer learns nothing: the ACK waits until there is one to tell.
             self.ack_now |= self.has_news();

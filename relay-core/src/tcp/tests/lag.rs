@@ -169,10 +169,58 @@ fn a_peer_that_does_not_answer_is_told_everything() {
     connection.handle_timeout(again);
     let ack = expect_ack(&mut connection, again, 86_000);
     assert_eq!(blocks_of(&ack), [(87_000, 90_000)]);
-    let later = START + Duration::from_millis(10);
+    connection.handle_timeout(START + Duration::from_millis(20));
+    drain(&mut connection, START + Duration::from_millis(20));
+    let later = START + Duration::from_millis(25);
     assert_eq!(connection.poll_timeout(), Some(later));
     connection.handle_timeout(later);
     expect_ack(&mut connection, later, 90_500);
+}
+
+#[test]
+fn rfc_8985_a_peer_whose_timer_ran_out_is_shown_a_hole_that_it_has_not_repeated() {
+    let past = mark().past_timeout(95_500).expect("segments of one length");
+    assert_eq!(past, Mark { ack: 87_000, hole_end: 88_000, end: 95_500 });
+    let odd = Mark { end: mark().end - 1, ..mark() };
+    assert_eq!(odd.past_timeout(95_500), None, "where does the second one end?");
+}
+
+#[test]
+fn after_a_takeover_an_answer_to_what_may_be_a_probe_waits() {
+    let mut state = after(100).save();
+    (state.retained, state.wire_ack) = (90_000, 90_000);
+    let mut connection = Connection::restore(&small_config(), &state, START).expect("a state");
+    connection.set_ack_limit(90_000);
+    connection.wake(None);
+    expect_ack(&mut connection, START, 90_000);
+    connection.handle_segment(START, &segment(99_000, 0, &PAYLOAD)).expect("beyond a hole");
+    connection.set_sackable(core::slice::from_ref(&(99_000..100_000)));
+    assert_eq!(drain(&mut connection, START), [], "RACK would not count it (RFC 8985 section 6.2)");
+    let later = connection.poll_timeout().expect("a timer");
+    assert!(later < START + Duration::from_millis(2));
+    let ack = expect_ack(&mut connection, later, 90_000);
+    assert_eq!(blocks_of(&ack), [(99_000, 100_000)]);
+    // In order: from now on there is nothing to wait for.
+    connection.handle_segment(later, &segment(90_000, 0, &PAYLOAD)).expect("the hole");
+    expect_ack(&mut connection, later, 90_000);
+    connection.handle_segment(later, &segment(97_000, 0, &PAYLOAD)).expect("beyond a hole");
+    connection.set_sackable(core::slice::from_ref(&(97_000..100_000)));
+    expect_ack(&mut connection, later, 90_000);
+}
+
+#[test]
+fn requests_are_acknowledged_whole_however_fast_they_follow() {
+    let mut connection = open();
+    for i in 0..1000 {
+        let now = START + Duration::from_millis(3 * i as u64);
+        connection.handle_segment(now, &segment(i * 100, 0, &PAYLOAD[..100])).expect("a request");
+        let end = ((i + 1) * 100) as u64;
+        connection.set_ack_limit(end);
+        connection.release(end);
+        let later = now + Duration::from_millis(2);
+        connection.handle_timeout(later);
+        expect_ack(&mut connection, later, end as i64);
+    }
 }
 
 #[test]
