@@ -61,14 +61,15 @@ impl Council {
     }
 
     /// Proposes that the silent are ejected. Who does not hear the leader may be deaf himself, and
-    /// says nothing.
+    /// says nothing; nor does a leader before most others have answered.
     pub(super) fn eject_silent(&mut self) {
         let Some(by) = self.life() else { return };
         let view = self.view();
         let victims = self.silent.without(by.0).intersection(view.alive());
-        if !victims.is_empty() {
-            self.propose_duty(view.eject(victims, by));
+        if victims.is_empty() || self.is_leader() && !self.hears_majority_since(victims) {
+            return;
         }
+        self.propose_duty(view.eject(victims, by));
     }
 
     /// Witnesses have no workers whose heartbeats could tell. And a relay whose council says nothing

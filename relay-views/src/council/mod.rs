@@ -193,8 +193,9 @@ pub struct Council {
     proposals: Proposals,
     now: Duration,
     next_tick: Duration,
-    /// Of whom the data plane hears nothing.
+    /// Of whom the data plane hears nothing, and when somebody was added to them last.
     silent: NodeSet,
+    silent_since: Duration,
     /// When to ask for votes, if nothing changes.
     campaign_at: Option<Duration>,
     /// When a seat was heard last: the leader, and at the leader everybody.
@@ -262,6 +263,7 @@ impl Council {
             now,
             next_tick: now + TICK,
             silent: NodeSet::EMPTY,
+            silent_since: now,
             campaign_at: None,
             heard: BTreeMap::new(),
             listens_since: None,
@@ -409,6 +411,11 @@ impl Council {
         self.now = self.now.max(now);
         let news = silent.minus(self.silent);
         self.silent = silent.without(self.settings.seat.node());
+        if !news.is_empty() {
+            self.silent_since = self.now;
+            // Who answers shows that it is not this leader who is deaf.
+            self.raw.ping();
+        }
         if self.waiting.is_some() {
             return;
         }
@@ -482,6 +489,10 @@ impl Council {
             if leads {
                 self.listen(seat, before);
             }
+        }
+        if self.is_leader() && !self.silent.is_empty() {
+            self.eject_silent();
+            self.attend_proposals();
         }
         stepped.map_err(|_| Dropped::Unexpected)
     }

@@ -162,6 +162,11 @@ impl Council {
 
     /// Proposes what was weighed already.
     pub(super) fn propose_believed(&mut self, command: Command) {
+        if let Command::Eject { victims, .. } = &command
+            && !self.hears_majority_without(victims)
+        {
+            return;
+        }
         let author = self.settings.seat;
         let proposal = Proposal { author, number: 0, forwarded: false, command };
         let _ = self.raw.propose(Vec::new(), proposal.encode());

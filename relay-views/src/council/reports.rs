@@ -26,6 +26,9 @@ impl Council {
     /// it keeps in mind.
     pub(super) fn temper(&mut self, command: &Command, author: Seat) -> Option<Command> {
         let Command::Eject { victims, by, seen } = command else { return Some(command.clone()) };
+        if !self.hears_majority_without(victims) {
+            return None;
+        }
         let has_stayed = |life: (NodeId, Incarnation)| self.view().has_stayed(life, *seen);
         if !has_stayed(*by) || !victims.iter().any(|victim| has_stayed(*victim)) {
             return None;
@@ -84,6 +87,27 @@ impl Council {
         let seat = self.view().members.get(&node).map(|member| member.seat);
         let heard = seat.and_then(|seat| self.heard.get(&seat));
         heard.is_some_and(|at| self.now.saturating_sub(*at) <= HEARD_RECENTLY)
+    }
+
+    /// Whether a majority of the voters, `victims` left out, was heard just now. A leader that hears none may be
+    /// deaf itself: it can decide nothing, but what it proposes gets into the logs of others, and the next leader
+    /// decides it.
+    pub(super) fn hears_majority_without(&self, victims: &[(NodeId, Incarnation)]) -> bool {
+        let victims = victims.iter().map(|(node, _)| *node).collect();
+        self.has_heard_majority(victims, |at| self.now.saturating_sub(at) <= HEARD_RECENTLY)
+    }
+
+    /// Whether such a majority was heard after somebody fell silent.
+    pub(super) fn hears_majority_since(&self, victims: NodeSet) -> bool {
+        self.has_heard_majority(victims, |at| at > self.silent_since)
+    }
+
+    fn has_heard_majority(&self, victims: NodeSet, counts: impl Fn(Duration) -> bool) -> bool {
+        let counts =
+            |(seat, at): &(&Seat, &Duration)| counts(**at) && !victims.contains(seat.node());
+        let heard = self.heard.iter().filter(counts).map(|(seat, _)| seat.number());
+        let heard = heard.chain([self.settings.seat.number()]).collect();
+        self.raw.raft.prs().has_quorum(&heard)
     }
 
     fn believes(&self, victim: (NodeId, Incarnation), by: (NodeId, Incarnation)) -> bool {

@@ -184,6 +184,29 @@ fn who_is_deaf_ejects_nobody_for_long() {
     }
 }
 
+/// What a deaf leader proposes is not decided by it, but would be by the next one, in whose log it is.
+#[test]
+fn a_leader_that_is_deaf_has_nobody_ejected() {
+    for seed in 0..40 {
+        let mut world = settled(seed, 3, 1);
+        let Some(leader) = world.leader() else { panic!("seed {seed}: nobody leads") };
+        let all: NodeSet = world.ids().into_iter().collect();
+        let others = all.without(leader);
+        world.happen(Fault::Deafen { from: all, to: NodeSet::of(leader) });
+        let end = world.now + MILLI * 500;
+        while world.now < end {
+            world.step();
+            let views = world.nodes.values().filter_map(|node| node.view());
+            let view = views.max_by_key(|view| view.number).unwrap();
+            let dead = view.members.iter().filter(|(_, member)| member.state == State::Dead);
+            let dead: NodeSet = dead.map(|(node, _)| *node).collect();
+            assert!(dead.intersection(others).is_empty(), "seed {seed}: {dead:?} of {view:?}");
+        }
+        let picture = world.picture();
+        assert!(world.leader().is_some_and(|node| node != leader), "seed {seed}: {picture}");
+    }
+}
+
 /// A node that is cut off or sleeps, leads or not, and comes back is not vouched for while others know of a
 /// view that it does not know (rule 17).
 #[test]
