@@ -7,6 +7,7 @@ pub use crate::unit::Unit;
 use crate::frame::{EthernetAddress, IpAddress, IpEndpoint};
 use crate::id::NodeId;
 use crate::relay::HoldTime;
+use crate::spread::Spread;
 use crate::tcp;
 use crate::time::Duration;
 use crate::tls;
@@ -34,6 +35,9 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     pub client_tcp: tcp::Config,
     pub backend_tcp: tcp::Config,
+    /// On which queues of the port toward backends their replies arrive, if that is known and several
+    /// workers share them.
+    pub backend_spread: Option<Spread>,
     /// Bytes that wait longer than this for the far end are replicated.
     pub hold: HoldTime,
     /// A flow whose ends have been silent for this long is reset; None: never.

@@ -21,6 +21,7 @@ pub mod reason;
 pub mod relay;
 pub mod replica;
 pub mod shard;
+pub mod spread;
 pub mod tcp;
 pub mod time;
 pub mod tls;

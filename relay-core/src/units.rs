@@ -3,6 +3,9 @@
 //! Units know nothing of each other. Each has its own term, its own streams to the other relays and
 //! its own gates, so that what was shown for one holds for all; they share the relay's life, its TLS
 //! sessions and its ports.
+//!
+//! A relay may have several workers. Each has the nodes of some units, and the interface of one: see
+//! [`Part`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,8 +25,44 @@ use crate::shard::bucket_of;
 use crate::time::Instant;
 use crate::tls::Sessions;
 
-/// All nodes of one relay. Methods are those of [`Node`], and are to be called in the same order.
+/// Which units one worker of a relay has: every `of`-th, beginning with its own number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The worker, from 0 on.
+    pub worker: u8,
+    /// Workers of the relay; at most one for each unit.
+    pub of: u8,
+}
+
+impl Part {
+    /// A relay with one worker.
+    pub const WHOLE: Part = Part { worker: 0, of: 1 };
+
+    /// The worker that has `unit`.
+    pub fn worker_of(self, unit: usize) -> u8 {
+        (unit % usize::from(self.of)) as u8
+    }
+
+    /// The place of `unit` among those of this worker, if it has it.
+    fn place(self, unit: usize) -> Option<usize> {
+        (self.worker_of(unit) == self.worker).then_some(unit / usize::from(self.of))
+    }
+
+    /// The inverse of [`Part::place`].
+    fn unit(self, place: usize) -> usize {
+        place * usize::from(self.of) + usize::from(self.worker)
+    }
+}
+
+/// When another relay was heard last, in which of its lives.
+pub type Sign = (NodeId, Incarnation, Instant);
+
+/// The nodes of one relay, or of one of its workers. Methods are those of [`Node`], and are to be called
+/// in the same order.
 pub struct Units {
+    part: Part,
+    /// Units of the cluster.
+    count: usize,
     nodes: Vec<Node>,
     /// Nodes that have taken something in since their last turn.
     touched: Vec<bool>,
@@ -41,27 +80,44 @@ pub struct Units {
 impl Units {
     /// The blank nodes of a relay in a cluster of `count` units. `settings.unit` is not looked at.
     /// Each unit has its part of the relay's limits: one relay may come to own all.
-    pub fn new(mut settings: Settings, count: u8, seed: [u8; 16], now: Instant) -> Self {
+    pub fn new(settings: Settings, count: u8, seed: [u8; 16], now: Instant) -> Self {
+        Units::of_worker(Part::WHOLE, settings, (count, &Sessions::default()), seed, now)
+    }
+
+    /// The same for the part of one worker. All workers of a relay are given the same settings, seed
+    /// and sessions: they live one life.
+    pub fn of_worker(
+        part: Part,
+        mut settings: Settings,
+        (count, sessions): (u8, &Sessions),
+        seed: [u8; 16],
+        now: Instant,
+    ) -> Self {
         let units = Unit::all(count);
-        settings.flows_max = settings.flows_max.div_ceil(units.len());
-        settings.replicated_max = settings.replicated_max.div_ceil(units.len() as u64);
+        let count = units.len();
+        settings.flows_max = settings.flows_max.div_ceil(count);
+        settings.replicated_max = settings.replicated_max.div_ceil(count as u64);
         settings.accepts_per_second =
-            settings.accepts_per_second.map(|limit| limit.div_ceil(units.len() as u32));
-        let sessions = Sessions::default();
+            settings.accepts_per_second.map(|limit| limit.div_ceil(count as u32));
+        settings.backend_spread = settings.backend_spread.map(|spread| spread.seen_by(part.worker));
         for listener in &mut settings.listeners {
-            listener.tls.keep_sessions_in(&sessions);
+            listener.tls.keep_sessions_in(sessions);
         }
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
-        let others: Vec<Entropy> = (1..units.len()).map(|_| entropy.fork()).collect();
+        let others: Vec<Entropy> = (1..count).map(|_| entropy.fork()).collect();
         // The first unit goes on with the relay's own: a relay of one unit is a node.
         let entropies = core::iter::once(entropy).chain(others);
+        let own =
+            units.zip(entropies).filter(|(unit, _)| part.place(unit.index().into()).is_some());
         let node = |(unit, entropy): (Unit, Entropy)| {
             let settings = Settings { unit, ..settings.clone() };
             Node::with_life(settings, (incarnation, sessions.clone()), entropy, now)
         };
-        let nodes: Vec<Node> = units.zip(entropies).map(node).collect();
+        let nodes: Vec<Node> = own.map(node).collect();
         Units {
+            part,
+            count,
             silent: vec![NodeSet::EMPTY; nodes.len()],
             told: Some(NodeSet::EMPTY),
             touched: vec![true; nodes.len()],
@@ -70,6 +126,11 @@ impl Units {
             commands: VecDeque::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Units of the cluster, whichever worker has them.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Every unit's node, in the units' order.
@@ -88,13 +149,13 @@ impl Units {
         roles.reduce(Role::of_both).unwrap_or(Role::Starting)
     }
 
-    /// How many buckets each relay owns, as far as this one knows; of its own units, those that it
-    /// serves.
+    /// How many buckets of this worker's units each relay owns, as far as this one knows; of its own
+    /// units, those that it serves.
     pub fn shares(&self) -> BTreeMap<NodeId, u32> {
         let mut shares = BTreeMap::new();
         for bucket in 0..BUCKETS {
-            let node = &self.nodes[Unit::of(bucket, self.nodes.len())];
-            if let Some(owner) = node.owner() {
+            let place = self.part.place(Unit::of(bucket, self.count));
+            if let Some(owner) = place.and_then(|place| self.nodes[place].owner()) {
                 *shares.entry(owner).or_default() += 1;
             }
         }
@@ -106,20 +167,30 @@ impl Units {
         self.nodes.iter().any(Node::takes_in)
     }
 
-    /// Whether frames of any unit still go from this relay to the one that owns it now.
-    pub fn is_forwarding(&self) -> bool {
-        self.nodes.iter().any(Node::is_forwarding)
+    /// Whether it owns any unit that another relay could go on with: it is to be handed over before this
+    /// one ends.
+    pub fn can_hand_over(&self, now: Instant) -> bool {
+        let has_heirs = |node: &Node| node.role() == Role::Owner && node.report(now).in_sync;
+        self.nodes.iter().any(has_heirs)
     }
 
-    /// Whether this relay answers for the cluster's addresses.
+    /// Whether others count on this relay: as a backup of any unit, or as the one to which frames of a unit
+    /// still come that was handed over.
+    pub fn is_counted_on(&self) -> bool {
+        self.nodes.iter().any(|node| node.role() == Role::Backup || node.is_forwarding())
+    }
+
+    /// Whether this relay answers for the cluster's addresses, which is the first worker's matter.
     pub fn holds_addresses(&self) -> bool {
         // After a handover, too, as long as frames that come here still are for the new owner.
-        self.nodes[0].role() == Role::Owner || self.nodes[0].is_forwarding()
+        let holder = self.part.place(0).map(|place| &self.nodes[place]);
+        holder.is_some_and(|node| node.role() == Role::Owner || node.is_forwarding())
     }
 
-    /// The relay to which the frames of each unit go. A bucket's unit is [`Unit::of`].
-    pub fn steering(&self) -> impl Iterator<Item = Option<NodeId>> + '_ {
-        self.nodes.iter().map(Node::steers_to)
+    /// The relay to which the frames of each unit of this worker go. A bucket's unit is [`Unit::of`].
+    pub fn steering(&self) -> impl Iterator<Item = (usize, Option<NodeId>)> + '_ {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.map(|(place, node)| (self.part.unit(place), node.steers_to()))
     }
 
     /// The other relays.
@@ -133,16 +204,19 @@ impl Units {
         self.nodes.iter().find_map(|unit| unit.ports_of(node))
     }
 
-    /// Takes in a whole Ethernet frame.
-    pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) {
+    /// Takes in a whole Ethernet frame. One that is for another worker is left alone: returns whose
+    /// it is.
+    pub fn handle_frame(&mut self, now: Instant, side: Side, frame: &[u8]) -> Option<u8> {
         let unit = parse(frame).and_then(|inbound| Ok((self.unit_of(side, &inbound)?, inbound)));
-        match unit {
-            Ok((unit, inbound)) => {
-                self.touched[unit] = true;
-                self.nodes[unit].handle_inbound(now, (side, frame), inbound);
+        match unit.map(|(unit, inbound)| (unit, self.part.place(unit), inbound)) {
+            Ok((_, Some(place), inbound)) => {
+                self.touched[place] = true;
+                self.nodes[place].handle_inbound(now, (side, frame), inbound);
             }
+            Ok((unit, None, _)) => return Some(self.part.worker_of(unit)),
             Err(reason) => self.counters.count(reason),
         }
+        None
     }
 
     /// Takes in where frames for `address` go.
@@ -168,7 +242,7 @@ impl Units {
     /// # Errors
     /// The number of units that the cluster was founded with, if it is another one.
     pub fn handle_view(&mut self, now: Instant, view: &Arc<View>) -> Result<(), usize> {
-        if view.buckets.len() != self.nodes.len() {
+        if view.buckets.len() != self.count {
             return Err(view.buckets.len());
         }
         self.touched.fill(true);
@@ -215,7 +289,14 @@ impl Units {
 
     /// What one unit heard of a relay is a sign of life for all.
     fn share_signs_of_life(&mut self) {
-        let mut heard: Vec<(NodeId, Incarnation, Instant)> = Vec::new();
+        for sign in self.signs() {
+            self.note_sign(sign);
+        }
+    }
+
+    /// The last sign of life of every relay that was heard, for the other workers.
+    pub fn signs(&self) -> Vec<Sign> {
+        let mut heard: Vec<Sign> = Vec::new();
         for sign in self.nodes.iter().flat_map(Node::heard_peers) {
             match heard.iter_mut().find(|(node, ..)| *node == sign.0) {
                 Some(known) if known.2 < sign.2 => *known = sign,
@@ -223,9 +304,12 @@ impl Units {
                 None => heard.push(sign),
             }
         }
-        for node in &mut self.nodes {
-            heard.iter().for_each(|sign| node.note_heard(*sign));
-        }
+        heard
+    }
+
+    /// Takes in what another worker heard.
+    pub fn note_sign(&mut self, sign: Sign) {
+        self.nodes.iter_mut().for_each(|node| node.note_heard(sign));
     }
 
     /// The next thing to do outside of the nodes.
@@ -270,7 +354,7 @@ impl Units {
     }
 
     fn unit_of(&self, side: Side, inbound: &Inbound<'_>) -> Result<usize, Reason> {
-        let count = self.nodes.len();
+        let count = self.count;
         Ok(match inbound {
             Inbound::Udp { payload, .. } if side == Side::Cluster => {
                 let unit = usize::from(Channel::claimed_unit(payload)?);
@@ -283,5 +367,25 @@ impl Units {
             Inbound::IcmpError(quote) => Unit::of(bucket_of(&quote.tuple), count),
             _ => 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_has_one_worker_and_one_place() {
+        for of in 1..=8 {
+            let mut places = BTreeMap::new();
+            for unit in 0..64 {
+                let own = |worker| Part { worker, of };
+                let holders: Vec<_> =
+                    (0..of).filter_map(|worker| Some((worker, own(worker).place(unit)?))).collect();
+                let [(worker, place)] = holders[..] else { panic!("{unit}: {holders:?}") };
+                assert_eq!((own(0).worker_of(unit), own(worker).unit(place)), (worker, unit));
+                assert_eq!(places.insert((worker, place), unit), None);
+            }
+        }
     }
 }

@@ -30,6 +30,8 @@ pub const MAX_PEERS: usize = 7;
 pub const MAX_LISTENERS: usize = 64;
 /// Most addresses, backends or certificates of one listener.
 pub const MAX_PER_LISTENER: usize = 64;
+/// Most workers of a node.
+pub const WORKERS_MAX: u8 = 32;
 /// Size of the configuration file and of every file that it names, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
@@ -99,9 +101,11 @@ pub enum PortMode {
 /// `[worker]`.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// The core that the worker is pinned to.
-    pub core: Option<usize>,
-    /// Whether it runs before every ordinary process (SCHED_FIFO). In [`PortMode::Busy`] nothing
+    /// Threads that carry traffic, each with receive queues and units of its own: 1 to [`WORKERS_MAX`].
+    pub count: u8,
+    /// The core that each of them is pinned to; empty: none is.
+    pub cores: Vec<usize>,
+    /// Whether they run before every ordinary process (SCHED_FIFO). In [`PortMode::Busy`] nothing
     /// else would run on its core then.
     pub realtime: bool,
 }
@@ -145,6 +149,8 @@ pub struct Council {
     /// A link to another member is dialed anew after this time, so that what follows from its secrets
     /// does not last: not a setting.
     pub redial_after: Duration,
+    /// Workers of this node.
+    pub workers: usize,
     /// A worker that does not call the council for this long hangs.
     pub worker_timeout: Duration,
     /// Whether the control thread runs before every ordinary process.

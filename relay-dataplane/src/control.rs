@@ -1,7 +1,7 @@
-//! The control socket: a thread that passes operators' requests to the worker and back.
+//! The control socket: a thread that passes operators' requests to the workers and back.
 //!
 //! Only the owner of the process may open the socket. Clients are served one after another, one
-//! request each, so whatever they do costs the worker at most one [`Query`] per turn.
+//! request each, so whatever they do costs a worker at most one [`Query`] per turn.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, BufReader, Read, Write};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use relay_abi::control::{MAX_REQUEST_LINE, MAX_RESPONSE_LINE, Request, Response, read_line};
+
+use crate::report;
 
 /// How long the worker may take to answer; a longer pause means that it hangs.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -77,12 +79,12 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves the socket at `path`, mode 0600, and sends what is asked to the worker through
-    /// `sender`. The file that a dead process left behind is replaced.
+    /// Serves the socket at `path`, mode 0600, and sends what is asked to the `workers`. The file that a
+    /// dead process left behind is replaced.
     ///
     /// # Errors
     /// When the socket is in use or cannot be made.
-    pub fn start(path: &Path, sender: Sender<Query>) -> Result<ControlServer, ControlError> {
+    pub fn start(path: &Path, workers: Vec<Sender<Query>>) -> Result<ControlServer, ControlError> {
         let failed = |cause| ControlError::Bind { path: path.to_owned(), cause };
         let listener = listen(path)?;
         let file = identity(path).map_err(failed)?;
@@ -91,7 +93,7 @@ impl ControlServer {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&shared, &sender, &stopped))
+            .spawn(move || serve(&shared, &workers, &stopped))
             .map_err(failed)?;
         let path = path.to_owned();
         Ok(ControlServer { path, file, listener: listener.into(), stop, thread: Some(thread) })
@@ -149,14 +151,14 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     moved.map(|()| listener)
 }
 
-fn serve(listener: &UnixListener, sender: &Sender<Query>, stop: &AtomicBool) {
+fn serve(listener: &UnixListener, workers: &[Sender<Query>], stop: &AtomicBool) {
     loop {
         let accepted = listener.accept();
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let outcome = match accepted {
-            Ok((stream, _)) => serve_client(&stream, sender),
+            Ok((stream, _)) => serve_client(&stream, workers),
             Err(error) => {
                 thread::sleep(ACCEPT_PAUSE);
                 Err(error)
@@ -168,10 +170,10 @@ fn serve(listener: &UnixListener, sender: &Sender<Query>, stop: &AtomicBool) {
     }
 }
 
-fn serve_client(stream: &UnixStream, sender: &Sender<Query>) -> io::Result<()> {
+fn serve_client(stream: &UnixStream, workers: &[Sender<Query>]) -> io::Result<()> {
     let line = read_line(&mut BufReader::new(Timed::new(stream)), MAX_REQUEST_LINE);
     let response = match line.map(|line| serde_json::from_slice(&line)) {
-        Ok(Ok(request)) => ask_worker(request, sender),
+        Ok(Ok(request)) => ask(&request, workers),
         Ok(Err(error)) => Response::Error(format!("the request is not understood: {error}")),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Response::Error(format!("the request is longer than {MAX_REQUEST_LINE} bytes"))
@@ -187,12 +189,21 @@ fn serve_client(stream: &UnixStream, sender: &Sender<Query>) -> io::Result<()> {
     Timed::new(stream).write_all(&line)
 }
 
-fn ask_worker(request: Request, sender: &Sender<Query>) -> Response {
+/// Asks all workers; one of them is enough to change something.
+fn ask(request: &Request, workers: &[Sender<Query>]) -> Response {
     let deadline = Instant::now() + WORKER_TIMEOUT;
-    let (reply, answer) = bounded(1);
-    let sent = sender.send_deadline(Query { request, reply }, deadline);
-    match sent.ok().and_then(|()| answer.recv_deadline(deadline).ok()) {
-        Some(response) => response,
+    let is_question =
+        matches!(request, Request::Status | Request::Flows { .. } | Request::Counters);
+    let asked = if is_question { workers } else { &workers[..workers.len().min(1)] };
+    let pose = |worker: &Sender<Query>| {
+        let (reply, answer) = bounded(1);
+        let query = Query { request: request.clone(), reply };
+        worker.send_deadline(query, deadline).ok().map(|()| answer)
+    };
+    let posed: Vec<_> = asked.iter().map(pose).collect();
+    let answers = posed.into_iter().map(|answer| answer?.recv_deadline(deadline).ok());
+    match answers.collect::<Option<Vec<Response>>>() {
+        Some(answers) => report::merge(request, answers),
         None => Response::Error(format!(
             "the worker did not answer within {} s: it hangs or has ended",
             WORKER_TIMEOUT.as_secs()
@@ -321,12 +332,12 @@ mod tests {
         let socket = Socket::new("stale");
         drop(UnixListener::bind(&socket.path).unwrap());
         let (server, _queries) = socket.serve();
-        let second = ControlServer::start(&socket.path, bounded(1).0).unwrap_err();
+        let second = ControlServer::start(&socket.path, vec![bounded(1).0]).unwrap_err();
         assert!(matches!(second, ControlError::InUse(_)), "{second}");
         fs::remove_file(&socket.path).unwrap();
         fs::write(&socket.path, "precious").unwrap();
         drop(server);
-        let third = ControlServer::start(&socket.path, bounded(1).0).unwrap_err();
+        let third = ControlServer::start(&socket.path, vec![bounded(1).0]).unwrap_err();
         assert!(matches!(third, ControlError::NotASocket(_)), "{third}");
         assert_eq!(fs::read(&socket.path).unwrap(), b"precious");
     }
@@ -346,7 +357,7 @@ mod tests {
 
         fn serve(&self) -> (ControlServer, Receiver<Query>) {
             let (sender, queries) = bounded(1);
-            (ControlServer::start(&self.path, sender).unwrap(), queries)
+            (ControlServer::start(&self.path, vec![sender]).unwrap(), queries)
         }
 
         fn serve_with(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use clap::Parser;
 use relay_dataplane::config::Config;
@@ -149,17 +150,58 @@ fn run(config: &Config) -> ExitCode {
         Ok(stop) => stop,
         Err(code) => return code,
     };
-    let mut relay = match start::start(config) {
+    let relay = match start::start(config) {
         Ok(relay) => relay,
         Err(error) => return refuse(&error),
     };
-    if let Some(core) = config.worker.core
+    let mut workers = relay.workers.into_iter().enumerate();
+    let first = workers.next();
+    let others = workers.map(|(number, mut worker)| {
+        let (config, stop) = (config.worker.clone(), Arc::clone(&stop));
+        let name = format!("worker-{number}");
+        thread::Builder::new().name(name).spawn(move || {
+            let _takes_along = TakesAlong;
+            settle(&config, number);
+            worker.run(&stop);
+        })
+    });
+    let others = match others.collect::<std::io::Result<Vec<_>>>() {
+        Ok(others) => others,
+        Err(error) => {
+            eprintln!("a worker has no thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // This thread becomes the first worker; the others were started before.
+    if let Some((number, mut worker)) = first {
+        settle(&config.worker, number);
+        worker.run(&stop);
+    }
+    for other in others {
+        // One that panicked has ended the process.
+        let _ = other.join();
+    }
+    ExitCode::SUCCESS
+}
+
+/// Gives this thread what a worker needs: its core, and its priority.
+fn settle(config: &config::Worker, number: usize) {
+    if let Some(core) = config.cores.get(number).copied()
         && !core_affinity::set_for_current(core_affinity::CoreId { id: core })
     {
         tracing::warn!(core, "the worker cannot be pinned to this core");
     }
-    // This thread becomes the worker; the others were started before.
-    priority::raise(config.worker.realtime);
-    relay.worker.run(&stop);
-    ExitCode::SUCCESS
+    priority::raise(config.realtime);
+}
+
+/// A relay of which one worker panicked would be a relay that hangs: it ends as a whole, and others take over
+/// at once.
+struct TakesAlong;
+
+impl Drop for TakesAlong {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
 }

@@ -9,27 +9,46 @@ use relay_core::node::NodeReport;
 use relay_core::replica;
 use relay_core::time::Instant;
 use relay_core::tls::Version;
-use relay_core::units::Units;
+use relay_core::units::{Part, Units};
 
 use crate::clock::Clock;
 use crate::council::Reporter;
+use crate::crew::Crew;
 use crate::worker::Interface;
 
-/// The answer to one request.
+mod merge;
+
+pub use merge::merge;
+
+/// What a worker has to tell about.
+pub struct About<'a> {
+    pub units: &'a Units,
+    pub council: Option<&'a Reporter>,
+    pub ports: [&'a Interface; 3],
+}
+
+/// One worker's answer to a request. [`merge`] makes one of all workers' answers.
 pub fn answer(
     request: &Request,
-    (units, council): (&Units, Option<&Reporter>),
+    about: &About<'_>,
+    (part, crew): (Part, &Crew),
     (now, clock): (Instant, &Clock),
-    ports: [&Interface; 3],
 ) -> Response {
+    // What all workers have in common is told by the first.
+    let is_first = part.worker == 0;
+    let council = about.council.filter(|_| is_first);
     match request {
         Request::Status => {
             let council = council.map(Reporter::report).map(Box::new);
-            Response::Status(StatusReport { council, ..status(units, now, clock) })
+            Response::Status(StatusReport { council, ..status(about.units, now, clock) })
         }
-        Request::Flows { limit } => Response::Flows(flows(units, now, *limit)),
+        Request::Flows { limit } => Response::Flows(flows(about.units, now, *limit)),
         Request::Counters => {
-            let mut all = counters(units, ports);
+            let mut all = counters(about.units, about.ports, is_first);
+            if crew.is_several() {
+                let strays = crew.counters(part.worker).into_iter();
+                all.extend(strays.map(|(name, value)| counter("worker", name, value)));
+            }
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
         }
@@ -68,7 +87,7 @@ fn status(units: &Units, now: Instant, clock: &Clock) -> StatusReport {
         peers: report.peers.iter().map(peer).collect(),
         owner: report.owner.map(|owner| owner.0),
         buckets_owned: shares.get(&report.node).copied().unwrap_or_default(),
-        units: u8::try_from(units.nodes().len()).ok(),
+        units: u8::try_from(units.count()).ok(),
         shares: shares.into_iter().map(|(node, buckets)| Share { node: node.0, buckets }).collect(),
         holds_addresses: units.holds_addresses(),
         council: None,
@@ -129,18 +148,19 @@ fn describe(flow: &Description, owner: u8, backups: &[u8], now: Instant) -> Flow
     }
 }
 
-fn counters(units: &Units, ports: [&Interface; 3]) -> Vec<CounterReport> {
-    let counter = |group: &str, name: &str, value| CounterReport {
-        group: group.to_owned(),
-        name: name.to_owned(),
-        value,
-    };
+fn counter(group: &str, name: &str, value: u64) -> CounterReport {
+    CounterReport { group: group.to_owned(), name: name.to_owned(), value }
+}
+
+fn counters(units: &Units, ports: [&Interface; 3], is_first: bool) -> Vec<CounterReport> {
     let mut all: Vec<_> =
         units.counters().iter().map(|(name, value)| counter("dropped", name, value)).collect();
     for interface in ports {
-        let group = format!("xdp {}", interface.name);
-        let verdicts = interface.program.counters().into_iter();
-        all.extend(verdicts.map(|(name, value)| counter(&group, name, value)));
+        if is_first {
+            let group = format!("xdp {}", interface.name);
+            let verdicts = interface.program.counters().into_iter();
+            all.extend(verdicts.map(|(name, value)| counter(&group, name, value)));
+        }
         let (group, rings) = (format!("port {}", interface.name), interface.port.statistics());
         for (name, value) in [
             ("rx_dropped", rings.rx_dropped),

@@ -1,6 +1,6 @@
-//! From a configuration to a running worker.
+//! From a configuration to running workers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use relay_core::config::{Authority, Cluster, Listener, Macs, Settings};
 use relay_core::frame::{EthernetAddress, IpEndpoint};
 use relay_core::id::NodeId;
 use relay_core::node::cluster_secret;
-use relay_core::time::Duration;
+use relay_core::spread::Spread;
+use relay_core::time::{Duration, Instant};
 use relay_core::unit::Unit;
-use relay_core::units::Units;
+use relay_core::units::{Part, Units};
 use relay_core::{tcp, tls};
 
 use crate::clock::{Clock, WallClock};
 use crate::config::{Config, PortMode};
 use crate::control::{ControlError, ControlServer};
-use crate::council;
+use crate::council::{self, Views};
+use crate::crew::Crew;
 use crate::neighbors::Neighbors;
 use crate::port::{self, Mode, Port, PortOptions, XskPort};
 use crate::worker::{Interface, Worker};
@@ -51,6 +53,11 @@ pub enum StartError {
     /// This node cannot vote.
     #[error(transparent)]
     Council(#[from] council::Error),
+    /// The system gives no descriptors.
+    #[error(
+        "the workers cannot be told of each other's frames: {0}: raise the limit of open files"
+    )]
+    Crew(std::io::Error),
     /// The system gives no thread.
     #[error("the log of dropped frames has no thread: {0}")]
     Log(std::io::Error),
@@ -59,9 +66,9 @@ pub enum StartError {
     Entropy(std::io::Error),
 }
 
-/// A worker and the control socket that it answers; dropping the latter removes the socket.
+/// The workers and the control socket that they answer; dropping the latter removes the socket.
 pub struct Relay {
-    pub worker: Worker,
+    pub workers: Vec<Worker>,
     pub control: ControlServer,
     /// If dropped frames are logged.
     pub drops: Option<DropLogger>,
@@ -72,7 +79,7 @@ pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
     config.listeners.iter().map(|listener| resolve(listener, config)).collect()
 }
 
-/// Loads the XDP programs, opens the ports and makes the node.
+/// Loads the XDP programs, opens the ports and makes the nodes.
 pub fn start(config: &Config) -> Result<Relay, StartError> {
     let clock = Clock::start();
     // What the operator can have written wrong, before anything is touched.
@@ -92,24 +99,70 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let drops = log_drops([&mut client, &mut backend, &mut cluster])?;
 
     let settings = settings(config, [&client, &backend, &cluster], listeners);
+    let units = parts_of_units(config, &settings, clock.now())?;
+    let life = (settings.node, units[0].incarnation());
+    let council = config.cluster.council.as_ref();
+    let council = council.map(|council| council::start(council, life)).transpose()?;
+    let mut views = council.map(Views::of_all).unwrap_or_default().into_iter();
+    let crew = Crew::new(config.worker.count).map_err(StartError::Crew)?;
+    let (mut workers, mut queries) = (Vec::new(), Vec::new());
+    for (part, units) in parts(config).zip(units) {
+        let (sender, asked) = crossbeam_channel::bounded(QUERIES_MAX);
+        queries.push(sender);
+        let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
+        let ports = [&mut client, &mut backend, &mut cluster].map(Opened::next);
+        let worker = Worker::new((part, Arc::clone(&crew)), units, ports, neighbors, asked, clock);
+        let worker = worker.with_mode(config.ports.mode == PortMode::Busy);
+        workers.push(worker.with_rest(config.cluster.heartbeat).with_views(views.next()));
+    }
+    let control = ControlServer::start(&config.node.control, queries)?;
+    Ok(Relay { workers, control, drops })
+}
+
+/// What belongs to each worker.
+fn parts(config: &Config) -> impl Iterator<Item = Part> {
+    let of = config.worker.count;
+    (0..of).map(move |worker| Part { worker, of })
+}
+
+/// The nodes of each worker: of one life, with the same sessions.
+fn parts_of_units(
+    config: &Config,
+    settings: &Settings,
+    now: Instant,
+) -> Result<Vec<Units>, StartError> {
     let mut seed = [0; 16];
     fill_random(&mut seed).map_err(StartError::Entropy)?;
     let count = config.cluster.council.as_ref().map_or(1, |council| council.units);
-    let units = Units::new(settings, count, seed, clock.now());
-    let life = (NodeId(config.node.id), units.incarnation());
-    let views = config.cluster.council.as_ref();
-    let views = views.map(|council| council::start(council, life)).transpose()?;
-    let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
-    let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
-    let control = ControlServer::start(&config.node.control, sender)?;
-    let worker = Worker::new(units, [client, backend, cluster], neighbors, queries, clock);
-    let worker = worker.with_mode(config.ports.mode == PortMode::Busy).with_views(views);
-    Ok(Relay { worker, control, drops })
+    let sessions = tls::Sessions::default();
+    let units = |part| Units::of_worker(part, settings.clone(), (count, &sessions), seed, now);
+    Ok(parts(config).map(units).collect())
 }
 
-fn log_drops(interfaces: [&mut Interface; 3]) -> Result<Option<DropLogger>, StartError> {
-    let logs = interfaces.into_iter().filter_map(|one| one.program.take_log(&one.name));
-    let logs: Vec<DropLog> = logs.collect();
+/// An interface with the rings of all workers.
+struct Opened {
+    name: String,
+    /// Before the program, see [`Interface`].
+    ports: VecDeque<XskPort>,
+    program: Arc<Program>,
+    log: Option<DropLog>,
+}
+
+impl Opened {
+    /// What is the same for all workers.
+    fn any(&self) -> &XskPort {
+        &self.ports[0]
+    }
+
+    /// The next worker's interface.
+    fn next(&mut self) -> Interface {
+        let port = self.ports.pop_front().expect("there is one for each worker");
+        Interface { name: self.name.clone(), port, program: Arc::clone(&self.program) }
+    }
+}
+
+fn log_drops(interfaces: [&mut Opened; 3]) -> Result<Option<DropLogger>, StartError> {
+    let logs: Vec<DropLog> = interfaces.into_iter().filter_map(|one| one.log.take()).collect();
     if logs.is_empty() {
         return Ok(None);
     }
@@ -120,7 +173,7 @@ fn open(
     config: &Config,
     interface: &str,
     (addresses, cluster_mac): (Vec<(IpAddr, Kind)>, Option<[u8; 6]>),
-) -> Result<Interface, StartError> {
+) -> Result<Opened, StartError> {
     let name = || interface.to_owned();
     let lease = config.cluster.timeout / 2;
     let log_drops = tracing::enabled!(target: xdp::LOG_TARGET, tracing::Level::DEBUG);
@@ -135,20 +188,24 @@ fn open(
         PortMode::Busy => Mode::Busy,
     };
     let options = PortOptions { mode, ..PortOptions::default() };
-    let port = XskPort::open(interface, &mut program, options)
+    let ports =
+        parts(config).map(|part| XskPort::open_part(interface, &mut program, options, part));
+    let ports = ports
+        .collect::<Result<_, port::Error>>()
         .map_err(|cause| StartError::Port { interface: name(), cause: cause.into() })?;
-    Ok(Interface { name: name(), port, program, node: config.node.id })
+    let log = program.take_log(interface);
+    Ok(Opened { name: name(), ports, program: Arc::new(program), log })
 }
 
 fn settings(
     config: &Config,
-    [client, backend, cluster]: [&Interface; 3],
+    [client, backend, cluster]: [&Opened; 3],
     listeners: Vec<Listener>,
 ) -> Settings {
     let limits = &config.limits;
-    let macs = |cluster: [u8; 6], interface: &Interface| Macs {
+    let macs = |cluster: [u8; 6], interface: &Opened| Macs {
         cluster: EthernetAddress(cluster),
-        port: EthernetAddress(interface.port.mac()),
+        port: EthernetAddress(interface.any().mac()),
     };
     let tcp = |port: &XskPort| tcp::Config {
         mss: u16::try_from(port.mtu().saturating_sub(HEADERS)).unwrap_or(u16::MAX),
@@ -166,8 +223,8 @@ fn settings(
             key: config.cluster.key,
             address: config.cluster.address,
             udp_port: config.cluster.udp_port,
-            mac: EthernetAddress(cluster.port.mac()),
-            mtu: cluster.port.mtu(),
+            mac: EthernetAddress(cluster.any().mac()),
+            mtu: cluster.any().mtu(),
             peers: peers.collect(),
             heartbeat: config.cluster.heartbeat,
             timeout: config.cluster.timeout,
@@ -180,14 +237,27 @@ fn settings(
         client_mac: macs(config.virtual_mac.client, client),
         backend_mac: macs(config.virtual_mac.backend, backend),
         listeners,
-        client_tcp: tcp(&client.port),
-        backend_tcp: tcp(&backend.port),
+        client_tcp: tcp(client.any()),
+        backend_tcp: tcp(backend.any()),
+        backend_spread: spread(config, &backend.name),
         hold: limits.hold,
         idle_max: limits.idle,
         replicated_max: limits.replicated,
         accepts_per_second: limits.accepts_per_second,
         flows_max: limits.flows,
     }
+}
+
+/// Which worker gets what, if the port toward backends says so. Most virtual ones do not: then frames cross
+/// over.
+fn spread(config: &Config, interface: &str) -> Option<Spread> {
+    let of = u32::from(config.worker.count);
+    if of == 1 {
+        return None;
+    }
+    let (key, queues) = port::spread_of(interface)?;
+    let workers: Vec<u8> = queues.iter().map(|queue| (queue % of) as u8).collect();
+    Spread::new(&key, &workers)
 }
 
 /// Waking peers is switched off, as a whole or in part, to measure what it is worth

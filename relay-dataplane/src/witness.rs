@@ -41,7 +41,7 @@ pub fn run(config: &Witness, stop: &AtomicBool) -> Result<(), Error> {
     let clock = Clock::start();
     let life = (NodeId(config.node.id), Incarnation(council::random()?));
     let (sender, queries) = bounded(QUERIES_MAX);
-    let _control = ControlServer::start(&config.node.control, sender)?;
+    let _control = ControlServer::start(&config.node.control, vec![sender])?;
     let views = council::start(&config.council, life)?;
     serve(&views, life, (&queries, &clock), stop);
     Ok(())

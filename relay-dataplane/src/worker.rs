@@ -1,12 +1,13 @@
-//! The worker: one pinned thread that drains the rings, runs the node and fills the rings.
+//! A worker: one pinned thread that drains its rings, runs its nodes and fills its rings. A relay has one,
+//! or several that share its receive queues and its units, see [`Crew`].
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use relay_abi::bucket::BUCKETS;
 use relay_abi::control::{Request, Response};
 use relay_abi::xdp::NOBODY;
 use relay_core::config::{Side, Unit};
@@ -15,17 +16,18 @@ use relay_core::id::NodeId;
 use relay_core::node::Command;
 use relay_core::replica::Role;
 use relay_core::time::Instant;
-use relay_core::units::Units;
+use relay_core::units::{Part, Units};
 use relay_views::Command as Proposal;
 use relay_views::source::ViewSource;
 
 use crate::clock::Clock;
 use crate::control::Query;
 use crate::council::Views;
+use crate::crew::{Crew, Farewell, Stray};
 use crate::neighbors::Neighbors;
 use crate::port::{self, BATCH, Port, XskPort};
-use crate::report;
-use crate::xdp::Program;
+use crate::report::{self, About};
+use crate::xdp::{self, Program};
 
 /// Batches that one turn takes from a port at most: the transmit side must get its turn, too.
 const BATCHES_MAX: usize = 4;
@@ -37,25 +39,33 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// The kernel did not take all frames; it will have sent some of them after this time.
 const RING_FULL_WAIT: Duration = Duration::from_micros(50);
 
-/// One interface: its program, its rings.
+/// How often workers tell each other whom they heard.
+const SHARE_INTERVAL: Duration = Duration::from_millis(1);
+
+/// One interface: its program, which all workers have in common, and the rings of one of them.
 pub struct Interface {
     pub name: String,
     /// Before the program: its sockets are in the program's map.
     pub port: XskPort,
-    pub program: Program,
-    /// Our id in the owner table.
-    pub node: u8,
+    pub program: Arc<Program>,
 }
 
 /// Since when a node that is asked to end does what comes before.
 #[derive(Default)]
 struct Leaving {
+    waits: Option<Instant>,
     hands_over: Option<Instant>,
     leaves: Option<Instant>,
 }
 
 /// The byte path and everything that it is asked.
 pub struct Worker {
+    part: Part,
+    crew: Arc<Crew>,
+    /// The next time that the others are told whom this one heard.
+    shares_at: Instant,
+    /// A worker has a turn at least this often, whatever its nodes wait for: it has to show that it lives.
+    rest_max: Duration,
     units: Units,
     /// The other relays' ports toward clients and backends, as the programs were told.
     ports: BTreeMap<NodeId, [EthernetAddress; 2]>,
@@ -73,8 +83,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker over the client's, the backend's and the cluster's interface.
+    /// A worker of a crew over the client's, the backend's and the cluster's interface.
     pub fn new(
+        (part, crew): (Part, Arc<Crew>),
         units: Units,
         [client, backend, cluster]: [Interface; 3],
         neighbors: Neighbors,
@@ -82,6 +93,10 @@ impl Worker {
         clock: Clock,
     ) -> Self {
         Worker {
+            part,
+            crew,
+            shares_at: Instant::ZERO,
+            rest_max: Duration::MAX,
             units,
             ports: BTreeMap::new(),
             client,
@@ -102,6 +117,11 @@ impl Worker {
         Worker { views, ..self }
     }
 
+    /// Has a turn at least so often.
+    pub fn with_rest(self, rest_max: Duration) -> Self {
+        Worker { rest_max, ..self }
+    }
+
     /// Whether to spin instead of sleeping until a frame or a timer comes.
     pub fn with_mode(self, busy: bool) -> Self {
         Worker { busy, ..self }
@@ -117,9 +137,11 @@ impl Worker {
                 self.views = None;
                 return;
             }
-            let received = self.receive(now);
+            let received = self.receive(now) + self.take_strays(now);
+            self.crew.wake(self.part.worker);
             self.answer(now);
             self.follow_views(now);
+            self.share_signs(now);
             self.units.turn(now);
             self.obey(now);
             // Before anything leaves: a peer on the same machine answers while it is being sent.
@@ -144,9 +166,12 @@ impl Worker {
         for (side, interface) in interfaces {
             self.units.handle_carrier(now, side, interface.port.has_carrier());
             for _ in 0..BATCHES_MAX {
-                let units = &mut self.units;
-                let count =
-                    interface.port.receive(&mut |frame| units.handle_frame(now, side, frame));
+                let (units, crew) = (&mut self.units, &self.crew);
+                let count = interface.port.receive(&mut |frame| {
+                    if let Some(worker) = units.handle_frame(now, side, frame) {
+                        crew.hand(worker, Stray { side, frame: frame.into() });
+                    }
+                });
                 total += count;
                 if count < BATCH {
                     break;
@@ -156,30 +181,54 @@ impl Worker {
         total
     }
 
+    /// Takes in what other workers received for this one.
+    fn take_strays(&mut self, now: Instant) -> usize {
+        if !self.crew.is_several() {
+            return 0;
+        }
+        let strays = self.crew.strays(self.part.worker);
+        strays.map(|stray| self.units.handle_frame(now, stray.side, &stray.frame)).count()
+    }
+
+    /// What one worker hears of a relay is a sign of life for all.
+    fn share_signs(&mut self, now: Instant) {
+        if self.crew.is_several() && self.shares_at <= now {
+            self.shares_at = now + SHARE_INTERVAL;
+            for sign in self.crew.share(self.units.signs()) {
+                self.units.note_sign(sign);
+            }
+        }
+    }
+
     /// Whether a node that is asked to end may do so. An owner hands over what it owns; then any node
-    /// has itself taken out of the view, so that no gate is missed.
+    /// has itself taken out of the view, so that no gate is missed. Workers end together.
     fn has_left(&mut self, now: Instant, leaving: &mut Leaving) -> bool {
-        let report = self.units.report(now);
+        let node = self.units.report(now).node;
         let Some(views) = &mut self.views else { return true };
-        if report.role == Role::Owner && report.in_sync {
-            let since = *leaving.hands_over.get_or_insert_with(|| {
-                tracing::info!("hands over before it ends");
-                views.propose(since_epoch(now), Proposal::Drain { node: report.node });
+        let own = if self.units.can_hand_over(now) {
+            Farewell::Owner
+        } else if self.units.is_counted_on() {
+            Farewell::Member
+        } else {
+            // Who owns without a backup has nobody to leave anything to.
+            Farewell::Free
+        };
+        let since = match self.crew.part(self.part.worker, own) {
+            Some(Farewell::Free) => return true,
+            Some(Farewell::Member) => leaving.leaves.get_or_insert_with(|| {
+                tracing::info!("leaves the view before it ends");
+                views.leave();
                 now
-            });
-            return now - since >= LEAVE_MAX;
-        }
-        let is_member = report.role == Role::Backup || self.units.is_forwarding();
-        // Who owns without a backup has nobody to leave anything to.
-        if !is_member {
-            return true;
-        }
-        let since = *leaving.leaves.get_or_insert_with(|| {
-            tracing::info!("leaves the view before it ends");
-            views.leave();
-            now
-        });
-        now - since >= LEAVE_MAX
+            }),
+            // Somebody has not said anything yet.
+            None => leaving.waits.get_or_insert(now),
+            Some(Farewell::Owner) => leaving.hands_over.get_or_insert_with(|| {
+                tracing::info!("hands over before it ends");
+                views.propose(since_epoch(now), Proposal::Drain { node });
+                now
+            }),
+        };
+        now - *since >= LEAVE_MAX
     }
 
     fn follow_views(&mut self, now: Instant) {
@@ -191,7 +240,7 @@ impl Worker {
             tracing::error!(
                 "the cluster was founded with {units} units, this node's configuration names {}: \
                  it takes no part. Remedy: cluster.council.units = {units}",
-                self.units.nodes().len()
+                self.units.count()
             );
         }
         for (peer, key) in views.pair_keys() {
@@ -209,15 +258,18 @@ impl Worker {
             self.units.handle_neighbor(side, resolved.ip.into(), EthernetAddress(resolved.mac));
         }
         while let Ok(query) = self.queries.try_recv() {
-            let ports = [&self.client, &self.backend, &self.cluster];
             let council = self.views.as_ref().map(Views::reporter);
-            let about = (&self.units, council.as_ref());
             let response = match (change(&query.request), &mut self.views) {
                 (Some(command), Some(views)) => {
                     views.propose(since_epoch(now), command);
                     Response::Proposed
                 }
-                _ => report::answer(&query.request, about, (now, &self.clock), ports),
+                _ => {
+                    let ports = [&self.client, &self.backend, &self.cluster];
+                    let about = About { units: &self.units, council: council.as_ref(), ports };
+                    let crew = (self.part, &*self.crew);
+                    report::answer(&query.request, &about, crew, (now, &self.clock))
+                }
             };
             // Nobody waits any more: then nobody misses the answer.
             let _ = query.reply.try_send(response);
@@ -251,19 +303,20 @@ impl Worker {
         self.learn_ports();
     }
 
-    /// Tells the programs whose the buckets are.
+    /// Tells the programs whose the buckets of this worker's units are.
     fn steer(&mut self) {
-        let node_or_nobody = |node: Option<NodeId>| node.map_or(NOBODY, |node| node.0);
-        let units: Vec<u8> = self.units.steering().map(node_or_nobody).collect();
-        let mut owners = [NOBODY; BUCKETS as usize];
-        for (bucket, owner) in (0..).zip(&mut owners) {
-            *owner = units[Unit::of(bucket, units.len())];
+        let mut owners = vec![None; self.units.count()];
+        for (unit, owner) in self.units.steering() {
+            owners[unit] = Some(owner.map_or(NOBODY, |node| node.0));
         }
-        let holds = self.units.holds_addresses();
-        for interface in [&mut self.client, &mut self.backend] {
-            interface.program.set_owners(&owners);
-            interface.program.set_holds_mac(holds);
-            if !units.contains(&interface.node) {
+        let owner_of = |bucket| owners[Unit::of(bucket, owners.len())];
+        self.crew.note_turn(self.part.worker, xdp::monotonic_nanos(), self.units.takes_in());
+        for interface in [&self.client, &self.backend] {
+            interface.program.set_owners(owner_of);
+            if self.part.worker == 0 {
+                interface.program.set_holds_mac(self.units.holds_addresses());
+            }
+            if !self.crew.takes_in() {
                 interface.program.revoke_lease();
             }
         }
@@ -304,20 +357,28 @@ impl Worker {
 
     /// Only a turn that has come this far lets the XDP program give us more.
     fn renew_lease(&mut self) {
-        if self.units.takes_in() {
-            self.client.program.renew_lease();
-            self.backend.program.renew_lease();
+        let now = xdp::monotonic_nanos();
+        if let Some(at) = self.crew.note_turn(self.part.worker, now, self.units.takes_in()) {
+            self.client.program.renew_lease(at);
+            self.backend.program.renew_lease(at);
         }
     }
 
     fn wait(&self, now: Instant, sent_all: bool) {
         let until = self.units.poll_timeout().map_or(Duration::ZERO, |at| at - now);
-        let limit = if sent_all { until } else { until.min(RING_FULL_WAIT) };
-        if !limit.is_zero() {
-            let ports: [&dyn Port; 3] = [&self.cluster.port, &self.client.port, &self.backend.port];
-            let wake = self.views.as_ref().map(|views| views.wake_fd().as_raw_fd());
-            port::wait(&ports, wake, limit);
+        let limit = if sent_all { until } else { until.min(RING_FULL_WAIT) }.min(self.rest_max);
+        if limit.is_zero() {
+            return;
         }
+        let worker = self.part.worker;
+        if self.crew.fall_asleep(worker) {
+            let ports: [&dyn Port; 3] = [&self.cluster.port, &self.client.port, &self.backend.port];
+            let strays = self.crew.wake_fd(worker);
+            let news = self.views.as_ref().map(|views| views.wake_fd().as_raw_fd());
+            // A descriptor below zero is none, for poll(2).
+            port::wait(&ports, &[strays, news.unwrap_or(-1)], limit);
+        }
+        self.crew.wake_up(worker);
     }
 
     fn log_role(&mut self, now: Instant) {
@@ -325,7 +386,9 @@ impl Worker {
         if self.was != Some(role) {
             self.was = Some(role);
             let report = self.units.report(now);
+            let worker = self.crew.is_several().then_some(self.part.worker);
             tracing::info!(
+                worker,
                 ?role,
                 term = report.term,
                 view = report.view,

@@ -82,7 +82,7 @@ fn frames_stay_whole_and_in_order_between_two_ports() {
                 })
             });
             from.port.flush();
-            port::wait(&[&to.port], None, TURN);
+            port::wait(&[&to.port], &[], TURN);
             to.port.receive(&mut |frame| {
                 let mut wanted = vec![0; mtu + 14];
                 let len = numbered(&mut wanted, expected);
@@ -221,7 +221,7 @@ impl Node {
     }
 
     fn echo_turn(&mut self) {
-        port::wait(&[&self.port], None, Duration::from_millis(1));
+        port::wait(&[&self.port], &[], Duration::from_millis(1));
         self.port.receive(&mut |frame| self.replies.push_back(turned(frame)));
         self.port.transmit(&mut |buffer| {
             let reply = self.replies.pop_front()?;

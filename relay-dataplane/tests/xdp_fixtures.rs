@@ -8,7 +8,7 @@ use relay_abi::{
     bucket::{self, BUCKETS},
     xdp::{NOBODY, Reason},
 };
-use relay_dataplane::xdp::{DropLog, Kind, Program, Settings};
+use relay_dataplane::xdp::{DropLog, Kind, Program, Settings, monotonic_nanos};
 use std::{
     io::{self, Write},
     net::Ipv4Addr,
@@ -53,11 +53,11 @@ fn ownership_is_by_the_bucket_of_the_4_tuple() {
         ] {
             let mut owners = [SELF + 1; BUCKETS as usize];
             owners[bucket as usize] = SELF;
-            bench.program.set_owners(&owners);
+            bench.program.set_owners(|bucket| Some(owners[bucket as usize]));
             bench.expect(&frame, Reason::Service, REDIRECT);
             let mut owners = [SELF; BUCKETS as usize];
             owners[bucket as usize] = SELF + 1;
-            bench.program.set_owners(&owners);
+            bench.program.set_owners(|bucket| Some(owners[bucket as usize]));
             bench.expect(&frame, Reason::NotOwner, DROP);
         }
     }
@@ -97,7 +97,7 @@ fn without_a_lease_nothing_is_taken_in() {
         bench.expect(frame, Reason::LeaseExpired, DROP);
     }
     bench.expect(&cluster4(NODE, CLUSTER_PORT), Reason::Cluster, REDIRECT);
-    bench.program.renew_lease();
+    bench.program.renew_lease(monotonic_nanos());
     bench.expect(&service[0], Reason::Service, REDIRECT);
 
     let mut brief = Bench::new(Duration::from_nanos(1));
@@ -260,10 +260,10 @@ fn icmp_errors_go_to_the_owner_of_the_quoted_flow() {
     ] {
         let mut owners = [SELF + 1; BUCKETS as usize];
         owners[bucket as usize] = SELF;
-        bench.program.set_owners(&owners);
+        bench.program.set_owners(|bucket| Some(owners[bucket as usize]));
         bench.expect(&frame, Reason::IcmpError, REDIRECT);
         owners[bucket as usize] = SELF + 1;
-        bench.program.set_owners(&owners);
+        bench.program.set_owners(|bucket| Some(owners[bucket as usize]));
         bench.expect(&frame, Reason::NotOwner, DROP);
     }
 }
@@ -271,7 +271,7 @@ fn icmp_errors_go_to_the_owner_of_the_quoted_flow() {
 #[test]
 fn a_queue_without_a_socket_loses_the_frame() {
     let mut program = load(LONG);
-    program.renew_lease();
+    program.renew_lease(monotonic_nanos());
     program.set_owner_all(SELF);
     assert_eq!(program.test_run(&tcp4(VIP, 40_000, 443)).expect("run"), DROP);
     assert_eq!(program.counter(Reason::NoSocket), 1);
@@ -479,7 +479,7 @@ impl Bench {
         program.register(0, socket.as_fd()).expect("register the socket");
         program.set_owner_all(SELF);
         program.set_holds_mac(true);
-        program.renew_lease();
+        program.renew_lease(monotonic_nanos());
         Bench { program, _socket: socket }
     }
 

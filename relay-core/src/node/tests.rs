@@ -61,6 +61,7 @@ fn settings() -> Settings {
         listeners: Vec::new(),
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
+        backend_spread: None,
         hold: HoldTime::Measured,
         idle_max: None,
         replicated_max: 1 << 30,

@@ -121,7 +121,9 @@ impl Peer {
 
     /// Another unit heard it.
     pub fn note_heard(&mut self, life: Incarnation, at: Instant) {
-        self.heard_elsewhere = Some((life, at));
+        if self.heard_elsewhere.is_none_or(|(_, before)| before <= at) {
+            self.heard_elsewhere = Some((life, at));
+        }
     }
 
     /// Whether releases wait for this peer (rule 4).

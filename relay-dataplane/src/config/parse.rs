@@ -77,7 +77,9 @@ pub(super) struct Ports {
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Worker {
+    pub count: Option<Spanned<i64>>,
     pub core: Option<Spanned<i64>>,
+    pub cores: Option<Spanned<Vec<Spanned<i64>>>>,
     pub realtime: Option<bool>,
 }
 

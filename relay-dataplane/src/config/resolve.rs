@@ -2,6 +2,7 @@
 
 mod council;
 mod limits;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -28,8 +29,6 @@ const HEARTBEATS_PER_TIMEOUT: i64 = 4;
 const HEARTBEAT_MS: RangeInclusive<i64> = 1..=1_000;
 /// Longest `cluster.timeout_ms`: clients give up on a stalled connection soon after.
 const TIMEOUT_MS_MAX: i64 = 60_000;
-/// Highest core number; the size of the kernel's `cpu_set_t`.
-const CORES: RangeInclusive<i64> = 0..=1023;
 /// Longest interface name (`IFNAMSIZ` less the terminator).
 const INTERFACE_NAME_MAX: usize = 15;
 /// Longest socket path (`sun_path` less the terminator).
@@ -39,10 +38,14 @@ const SOCKET_PATH_MAX: usize = 107;
 pub(super) fn resolve(file: &parse::File, source: &Source<'_>) -> Result<Config> {
     let mut resolver = Resolver::new(source);
     let worker = resolver.worker(&file.worker, &file.ports)?;
+    let (node, ports) = (resolver.node(&file.node)?, resolver.ports(&file.ports)?);
+    let cluster = resolver.cluster(&file.cluster, *file.node.id.get_ref(), &worker)?;
+    let units = cluster.council.as_ref().map_or(1, |council| council.units);
+    resolver.enough_units(&file.worker, worker.count, units)?;
     Ok(Config {
-        node: resolver.node(&file.node)?,
-        ports: resolver.ports(&file.ports)?,
-        cluster: resolver.cluster(&file.cluster, *file.node.id.get_ref(), worker.realtime)?,
+        node,
+        ports,
+        cluster,
         worker,
         virtual_mac: resolver.virtual_mac(&file.virtual_mac)?,
         limits: resolver.limits(&file.limits)?,
@@ -58,6 +61,7 @@ pub(super) fn resolve_witness(file: &parse::WitnessFile, source: &Source<'_>) ->
     let context = Context {
         own: node.id,
         kind: Kind::Witness,
+        workers: 1,
         worker_timeout: Duration::MAX,
         realtime: true,
         peers: None,
@@ -165,18 +169,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn worker(&self, worker: &parse::Worker, ports: &parse::Ports) -> Result<Worker> {
-        let core = worker.core.as_ref().map(|core| self.integer(core, CORES)).transpose()?;
-        // One that never sleeps would starve its core, which only the operator can know to be free.
-        let sleeps = self.mode(ports.mode.as_ref())? == PortMode::Poll;
-        Ok(Worker { core, realtime: worker.realtime.unwrap_or(sleeps) })
-    }
-
     fn cluster(
         &mut self,
         cluster: &parse::Cluster,
         own_id: i64,
-        realtime: bool,
+        worker: &Worker,
     ) -> Result<Cluster> {
         let address = self.node_address(&cluster.address)?;
         let heartbeat: u64 = self.integer(&cluster.heartbeat_ms, HEARTBEAT_MS)?;
@@ -185,8 +182,9 @@ impl Resolver<'_> {
         let context = Context {
             own: u8::try_from(own_id).unwrap_or(u8::MAX),
             kind: Kind::Relay,
+            workers: worker.count.into(),
             worker_timeout: timeout,
-            realtime,
+            realtime: worker.realtime,
             peers: Some(&peers),
         };
         self.without_council(cluster)?;

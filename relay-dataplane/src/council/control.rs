@@ -259,18 +259,18 @@ impl Control {
     }
 
     fn watch_worker(&mut self) {
-        let (now, calls) = (self.now(), self.desk.calls());
+        let now = self.now();
         if self.desk.leaves() {
             return self.leave(now);
         }
-        if self.vouch.look(now, calls) {
+        if self.vouch.look(now, self.desk.calls()) {
             if self.vouch.vouches() {
                 tracing::info!("council: the worker is there: this node may be a member");
                 self.hangs_since = None;
                 self.silent = NodeSet::EMPTY;
             } else {
                 tracing::error!(
-                    "council: the worker hangs: this node takes itself out of the cluster"
+                    "council: a worker hangs: this node takes itself out of the cluster"
                 );
                 count(&self.desk.counters.worker_hung);
                 self.hangs_since = Some(now);
@@ -380,7 +380,7 @@ impl Control {
                 tracing::info!(view = view.number, %members, "council: a new view");
             }
             self.described = members;
-            self.desk.show(view);
+            self.desk.show(&view);
             self.enlist();
         }
         self.report();

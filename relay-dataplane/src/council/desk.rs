@@ -1,4 +1,4 @@
-//! What the worker and the control thread share. Neither ever waits for the other.
+//! What the workers and the control thread share. None ever waits for another.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,19 +17,31 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::counters::{Counters, count};
 use super::link::Input;
 
-/// Views that wait for the worker: each says all that there is to know.
+/// Views that wait for a worker: each says all that there is to know.
 const VIEWS_MAX: usize = 1;
 
-/// Proposals of the worker that wait for the control thread; more are lost, as on a network.
+/// Proposals of the workers that wait for the control thread; more are lost, as on a network.
 const PROPOSALS_MAX: usize = 256;
 
-/// Shared by both threads and whoever reports.
+/// Shared by all threads and whoever reports.
 pub struct Desk {
     pub counters: Arc<Counters>,
-    views: Sender<Arc<View>>,
-    /// To take away what the worker has not seen and need not see any more.
-    outdated: Receiver<Arc<View>>,
+    posts: Vec<Post>,
     proposals: (Sender<Command>, Receiver<Command>),
+    began: Instant,
+    /// When the council vouched for the view last, in nanoseconds since then; 0: never.
+    vouched: AtomicU64,
+    stop: AtomicBool,
+    /// This node is to be taken out of the view.
+    leaves: AtomicBool,
+    /// Wakes the control thread.
+    inbox: Sender<Input>,
+    report: Mutex<CouncilReport>,
+}
+
+/// One worker's.
+pub struct Post {
+    views: (Sender<Arc<View>>, Receiver<Arc<View>>),
     /// What this relay has in common with others and the worker does not know yet; the newest for each.
     keys: Mutex<BTreeMap<NodeId, PairKey>>,
     has_keys: AtomicBool,
@@ -37,49 +49,28 @@ pub struct Desk {
     silent: AtomicU64,
     /// How often the worker called.
     calls: AtomicU64,
-    began: Instant,
-    /// When the council vouched for the view last, in nanoseconds since then; 0: never.
-    vouched: AtomicU64,
-    stop: AtomicBool,
-    /// This node is to be taken out of the view.
-    leaves: AtomicBool,
+    /// The worker has ended, as it was asked to.
+    has_ended: AtomicBool,
     /// Wakes the worker.
     wake: OwnedFd,
-    /// Wakes the control thread.
-    inbox: Sender<Input>,
-    report: Mutex<CouncilReport>,
 }
 
-/// Where the worker takes views from.
-pub struct Outlet(Receiver<Arc<View>>);
-
-impl Outlet {
-    pub fn newest(&self) -> Option<Arc<View>> {
-        self.0.try_iter().take(VIEWS_MAX).last()
-    }
-}
-
-impl Desk {
-    pub fn new(inbox: Sender<Input>) -> io::Result<(Arc<Desk>, Outlet)> {
-        let (views, outlet) = bounded(VIEWS_MAX);
-        let desk = Desk {
-            counters: Arc::default(),
-            views,
-            outdated: outlet.clone(),
-            proposals: bounded(PROPOSALS_MAX),
+impl Post {
+    fn new() -> io::Result<Post> {
+        Ok(Post {
+            views: bounded(VIEWS_MAX),
             keys: Mutex::default(),
             has_keys: AtomicBool::new(false),
             silent: AtomicU64::new(0),
             calls: AtomicU64::new(0),
-            began: Instant::now(),
-            vouched: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            leaves: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            inbox,
-            report: Mutex::default(),
-        };
-        Ok((Arc::new(desk), Outlet(outlet)))
+        })
+    }
+
+    /// The view that the worker has not seen, if there is one.
+    pub fn newest(&self) -> Option<Arc<View>> {
+        self.views.1.try_iter().take(VIEWS_MAX).last()
     }
 
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
@@ -91,8 +82,78 @@ impl Desk {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
+    fn wake_worker(&self) {
+        // Fails when it would overflow: then it is readable already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
     pub fn sign_of_life(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Shows a view to the worker, in place of any that it has not seen.
+    fn show(&self, view: &Arc<View>) {
+        let mut view = Arc::clone(view);
+        while let Err(TrySendError::Full(back)) = self.views.0.try_send(view) {
+            let _ = self.views.1.try_recv();
+            view = back;
+        }
+        self.wake_worker();
+    }
+
+    fn share(&self, peer: NodeId, key: PairKey) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(peer, key);
+        self.has_keys.store(true, Ordering::Release);
+        drop(keys);
+        self.wake_worker();
+    }
+
+    /// What it was told since, for the worker: which does not wait for who tells at this moment.
+    pub fn take_keys(&self) -> BTreeMap<NodeId, PairKey> {
+        if !self.has_keys.load(Ordering::Acquire) {
+            return BTreeMap::new();
+        }
+        let Ok(mut keys) = self.keys.try_lock() else { return BTreeMap::new() };
+        self.has_keys.store(false, Ordering::Release);
+        std::mem::take(&mut *keys)
+    }
+}
+
+impl Desk {
+    /// For so many workers.
+    pub fn new(inbox: Sender<Input>, workers: usize) -> io::Result<Arc<Desk>> {
+        Ok(Arc::new(Desk {
+            counters: Arc::default(),
+            posts: (0..workers).map(|_| Post::new()).collect::<io::Result<_>>()?,
+            proposals: bounded(PROPOSALS_MAX),
+            began: Instant::now(),
+            vouched: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
+            inbox,
+            report: Mutex::default(),
+        }))
+    }
+
+    pub fn workers(&self) -> usize {
+        self.posts.len()
+    }
+
+    /// One worker's post; there is one for each.
+    pub fn post(&self, worker: usize) -> &Post {
+        &self.posts[worker]
+    }
+
+    /// A worker has ended: nothing is expected of it any more. With the last one the council ends.
+    /// True for that one.
+    pub fn end(&self, worker: usize) -> bool {
+        self.posts[worker].has_ended.store(true, Ordering::SeqCst);
+        let all_ended = self.posts.iter().all(|post| post.has_ended.load(Ordering::SeqCst));
+        all_ended && !self.stop.swap(true, Ordering::SeqCst) && {
+            self.wake_control();
+            true
+        }
     }
 
     /// The newest view that was shown is in force still.
@@ -117,15 +178,11 @@ impl Desk {
         }
     }
 
-    pub fn suspect(&self, silent: NodeSet) {
-        if self.silent.swap(silent.bits(), Ordering::Relaxed) != silent.bits() {
+    pub fn suspect(&self, worker: usize, silent: NodeSet) {
+        let before = self.posts[worker].silent.swap(silent.bits(), Ordering::Relaxed);
+        if before != silent.bits() {
             self.wake_control();
         }
-    }
-
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.wake_control();
     }
 
     /// In a full inbox there is something to wake up for already.
@@ -146,50 +203,33 @@ impl Desk {
         self.stop.load(Ordering::SeqCst)
     }
 
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    /// How often each worker that has not ended called.
+    pub fn calls(&self) -> impl Iterator<Item = Option<u64>> {
+        let calls = |post: &Post| {
+            let has_ended = post.has_ended.load(Ordering::SeqCst);
+            (!has_ended).then(|| post.calls.load(Ordering::Relaxed))
+        };
+        self.posts.iter().map(calls)
     }
 
+    /// Of whom no worker hears anything.
     pub fn silent(&self) -> NodeSet {
-        NodeSet::from_bits(self.silent.load(Ordering::Relaxed))
+        let silent = self.posts.iter().map(|post| post.silent.load(Ordering::Relaxed));
+        silent.map(NodeSet::from_bits).reduce(NodeSet::intersection).unwrap_or_default()
     }
 
     pub fn proposals(&self) -> impl Iterator<Item = Command> {
         self.proposals.1.try_iter().take(PROPOSALS_MAX)
     }
 
-    /// Shows a view to the worker, in place of any that it has not seen.
-    pub fn show(&self, view: Arc<View>) {
-        let mut view = view;
-        while let Err(TrySendError::Full(back)) = self.views.try_send(view) {
-            let _ = self.outdated.try_recv();
-            view = back;
-        }
-        self.wake_worker();
+    /// Shows a view to all workers.
+    pub fn show(&self, view: &Arc<View>) {
+        self.posts.iter().for_each(|post| post.show(view));
     }
 
-    fn wake_worker(&self) {
-        // Fails when it would overflow: then it is readable already.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Tells the worker what this relay and another member have in common from now on.
-    pub fn share(&self, peer: NodeId, key: PairKey) {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.insert(peer, key);
-        self.has_keys.store(true, Ordering::Release);
-        drop(keys);
-        self.wake_worker();
-    }
-
-    /// What it was told since, for the worker: which does not wait for who tells at this moment.
-    pub fn take_keys(&self) -> BTreeMap<NodeId, PairKey> {
-        if !self.has_keys.load(Ordering::Acquire) {
-            return BTreeMap::new();
-        }
-        let Ok(mut keys) = self.keys.try_lock() else { return BTreeMap::new() };
-        self.has_keys.store(false, Ordering::Release);
-        std::mem::take(&mut *keys)
+    /// Tells the workers what this relay and another member have in common from now on.
+    pub fn share(&self, peer: NodeId, key: &PairKey) {
+        self.posts.iter().for_each(|post| post.share(peer, key.clone()));
     }
 
     pub fn report(&self) -> CouncilReport {

@@ -6,7 +6,7 @@
 //!       <-- newest view
 //! ```
 //!
-//! [`start`] makes the control thread; [`Views`] is the worker's end of it. It never blocks: views
+//! [`start`] makes the control thread; [`Views`] is a worker's end of it. It never blocks: views
 //! come through a slot that holds the newest one, proposals leave through a queue, suspicions are
 //! one word. Every call is a sign of life, see [`vouch`].
 
@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use relay_views::view::Kind;
 use relay_views::{Command, View};
 
 use self::control::Control;
-use self::desk::Desk;
+use self::desk::{Desk, Post};
 use self::frame::Greeting;
 use self::link::{Common, Knocks, Links};
 use self::trust::{Trust, TrustError};
@@ -133,7 +133,7 @@ pub fn start_with_log(
         units: config.units,
     };
     let (sender, inbox) = crossbeam_channel::bounded(INBOX_MAX);
-    let (desk, outlet) = Desk::new(sender.clone())?;
+    let desk = Desk::new(sender.clone(), config.workers)?;
     let relays = config.members.iter().filter(|member| member.kind == Kind::Relay);
     let relays: NodeSet = relays.map(|member| NodeId(member.id)).collect();
     let members: BTreeMap<NodeId, SocketAddr> =
@@ -161,7 +161,7 @@ pub fn start_with_log(
         crate::priority::raise(realtime);
         control.run(links);
     })?;
-    Ok(Views { desk, outlet, thread: Some(thread), turns: 0 })
+    Ok(Views { desk, worker: 0, thread: Arc::new(Mutex::new(Some(thread))), turns: 0 })
 }
 
 /// A node whose council panicked would never see another view, and yet look alive by its worker's
@@ -194,11 +194,11 @@ const TURNS_PER_CLEARING: u32 = 64;
 /// What the council said longer ago is no news of the present: one of the two threads was paused.
 const VOUCH_AGE_MAX: Duration = Duration::from_millis(20);
 
-/// The worker's end: where its views come from. Dropping it ends the council of this node.
+/// A worker's end: where its views come from. Dropping the last one ends the council of this node.
 pub struct Views {
     desk: Arc<Desk>,
-    outlet: desk::Outlet,
-    thread: Option<JoinHandle<()>>,
+    worker: usize,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     turns: u32,
 }
 
@@ -207,15 +207,33 @@ pub struct Views {
 pub struct Reporter(Arc<Desk>);
 
 impl Views {
+    /// The ends of all workers, of which the first one has become this.
+    pub fn of_all(self) -> Vec<Views> {
+        let others = 1..self.desk.workers();
+        let end = |worker| Views {
+            desk: Arc::clone(&self.desk),
+            worker,
+            thread: Arc::clone(&self.thread),
+            turns: 0,
+        };
+        let mut all: Vec<Views> = others.map(end).collect();
+        all.insert(0, self);
+        all
+    }
+
+    fn post(&self) -> &Post {
+        self.desk.post(self.worker)
+    }
+
     /// Readable when there may be a new view: for the worker's poll(2). [`ViewSource::next_view`]
     /// makes it unreadable again.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.desk.wake_fd()
+        self.post().wake_fd()
     }
 
     /// What this relay has in common with others from now on, since the last call.
     pub fn pair_keys(&mut self) -> BTreeMap<NodeId, PairKey> {
-        self.desk.take_keys()
+        self.post().take_keys()
     }
 
     /// Has this node taken out of the view, for good. It goes on until the view says so.
@@ -236,36 +254,37 @@ impl Views {
 
 impl ViewSource for Views {
     fn next_view(&mut self, _now: Duration) -> Option<Arc<View>> {
-        self.desk.sign_of_life();
+        self.post().sign_of_life();
         self.turns += 1;
-        let news = self.outlet.newest();
+        let news = self.post().newest();
         if news.is_none() && self.turns < TURNS_PER_CLEARING {
             return None;
         }
         // First quiet, then empty: what comes in between raises it again.
         self.turns = 0;
-        self.desk.clear_wake();
-        self.outlet.newest().or(news)
+        self.post().clear_wake();
+        self.post().newest().or(news)
     }
 
     fn propose(&mut self, _now: Duration, command: Command) {
-        self.desk.sign_of_life();
+        self.post().sign_of_life();
         self.desk.propose(command);
     }
 
     fn suspect(&mut self, _now: Duration, silent: NodeSet) {
-        self.desk.sign_of_life();
-        self.desk.suspect(silent);
+        self.post().sign_of_life();
+        self.desk.suspect(self.worker, silent);
     }
 }
 
 impl Drop for Views {
     fn drop(&mut self) {
-        self.desk.stop();
-        if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
-            let _ = thread.join();
+        if !self.desk.end(self.worker) {
+            return;
         }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // One that panicked has said so.
+        let _ = thread.map(JoinHandle::join);
     }
 }
 

@@ -33,6 +33,12 @@ pub enum Error {
     )]
     Queues { interface: String, queues: u32, max: u32 },
 
+    #[error(
+        "{interface} has {queues} receive queues, too few for {workers} workers: give it as many with \
+         `ethtool -L {interface} combined {workers}`, or lower worker.count"
+    )]
+    TooFewQueues { interface: String, queues: u32, workers: u8 },
+
     #[error("MTU {mtu} of {interface} is more than {max}: set a smaller one with `ip link set`")]
     Mtu { interface: String, mtu: usize, max: usize },
 

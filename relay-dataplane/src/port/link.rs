@@ -31,6 +31,59 @@ struct EthtoolChannels {
     combined_count: u32,
 }
 
+/// "Show the hash that spreads received frames" (`ethtool -x`), and what it says if that is Toeplitz'.
+const ETHTOOL_GRSSH: u32 = 0x46;
+const ETH_RSS_HASH_TOP: u8 = 1;
+
+/// Most entries of the table, and most bytes of the key.
+const SPREAD_TABLE_MAX: usize = 4096;
+const SPREAD_KEY_MAX: usize = 256;
+
+/// `struct ethtool_rxfh` (linux/ethtool.h), with room for what follows it: first the table, then the key.
+#[repr(C)]
+struct EthtoolRxfh {
+    cmd: u32,
+    rss_context: u32,
+    table_len: u32,
+    key_len: u32,
+    hash: u8,
+    input_xfrm: u8,
+    reserved: [u8; 2],
+    reserved_word: u32,
+    table_then_key: [u32; SPREAD_TABLE_MAX + SPREAD_KEY_MAX / 4],
+}
+
+impl EthtoolRxfh {
+    fn question(table_len: u32, key_len: u32) -> Box<EthtoolRxfh> {
+        Box::new(EthtoolRxfh {
+            cmd: ETHTOOL_GRSSH,
+            rss_context: 0,
+            table_len,
+            key_len,
+            hash: 0,
+            input_xfrm: 0,
+            reserved: [0; 2],
+            reserved_word: 0,
+            table_then_key: [0; SPREAD_TABLE_MAX + SPREAD_KEY_MAX / 4],
+        })
+    }
+
+    /// The key and the table, if the kernel has filled them in and they mean what we know.
+    fn answer(&self) -> Option<(Vec<u8>, Vec<u32>)> {
+        let (table_len, key_len) = (self.table_len as usize, self.key_len as usize);
+        // Some cards hash a transformed input: another hash, for us.
+        if self.hash != ETH_RSS_HASH_TOP || self.input_xfrm != 0 {
+            return None;
+        }
+        if table_len > SPREAD_TABLE_MAX || key_len > SPREAD_KEY_MAX {
+            return None;
+        }
+        let (table, rest) = self.table_then_key.split_at(table_len);
+        let key = rest.iter().flat_map(|word| word.to_ne_bytes()).take(key_len);
+        Some((key.collect(), table.to_vec()))
+    }
+}
+
 /// An open question channel to one interface.
 pub(super) struct Link {
     socket: OwnedFd,
@@ -92,6 +145,27 @@ impl Link {
         }
     }
 
+    /// The key of the hash that spreads received frames, and the queue for each of its results; `None` if the
+    /// driver does not say, or if it is not Toeplitz' hash.
+    pub(super) fn spread(&self) -> Option<(Vec<u8>, Vec<u32>)> {
+        // Without room the kernel tells how much there is to tell.
+        let mut sizes = EthtoolRxfh::question(0, 0);
+        self.ask_spread(&mut sizes)?;
+        let (table, key) = (sizes.table_len as usize, sizes.key_len as usize);
+        if table == 0 || key == 0 || table > SPREAD_TABLE_MAX || key > SPREAD_KEY_MAX {
+            return None;
+        }
+        let mut answer = EthtoolRxfh::question(sizes.table_len, sizes.key_len);
+        self.ask_spread(&mut answer)?;
+        answer.answer()
+    }
+
+    fn ask_spread(&self, question: &mut EthtoolRxfh) -> Option<()> {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = (question as *mut EthtoolRxfh).cast();
+        self.call(SIOCETHTOOL, &mut request).ok()
+    }
+
     /// Makes the interface take in frames to every hardware address, such as the virtual one that
     /// the cluster shares. Ends with this struct.
     pub(super) fn set_promiscuous(&self) -> Result<(), Error> {
@@ -151,5 +225,26 @@ impl Link {
             Some(libc::EPERM) => Error::NotPermitted { action },
             _ => Error::Link { interface, action, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_followed_by_the_key() {
+        let mut answer = EthtoolRxfh::question(3, 5);
+        answer.hash = ETH_RSS_HASH_TOP;
+        answer.table_then_key[..3].copy_from_slice(&[7, 8, 9]);
+        answer.table_then_key[3] = u32::from_ne_bytes([1, 2, 3, 4]);
+        answer.table_then_key[4] = u32::from_ne_bytes([5, 6, 7, 8]);
+        assert_eq!(answer.answer(), Some((vec![1, 2, 3, 4, 5], vec![7, 8, 9])));
+        answer.input_xfrm = 1;
+        assert_eq!(answer.answer(), None, "a symmetric hash is another one");
+        (answer.input_xfrm, answer.hash) = (0, 2);
+        assert_eq!(answer.answer(), None, "XOR is another one");
+        (answer.hash, answer.table_len) = (ETH_RSS_HASH_TOP, u32::MAX);
+        assert_eq!(answer.answer(), None, "nonsense");
     }
 }

@@ -48,12 +48,13 @@ pub trait Port {
     fn fds(&self) -> Vec<RawFd>;
 }
 
-/// Waits until one of `ports` has frames to receive, or `timeout` has passed, or a signal came.
-pub fn wait(ports: &[&dyn Port], wake: Option<RawFd>, timeout: Duration) {
+/// Waits until one of `ports` has frames to receive, one of `wakes` is readable, `timeout` has passed, or
+/// a signal came.
+pub fn wait(ports: &[&dyn Port], wakes: &[RawFd], timeout: Duration) {
     let mut polled: Vec<libc::pollfd> = ports
         .iter()
         .flat_map(|port| port.fds())
-        .chain(wake)
+        .chain(wakes.iter().copied())
         .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
         .collect();
     let limit = libc::timespec {
@@ -71,4 +72,10 @@ pub fn wait(ports: &[&dyn Port], wake: Option<RawFd>, timeout: Duration) {
 /// When there is no such interface.
 pub fn mac_of(interface: &str) -> Result<[u8; 6], Error> {
     link::Link::open(interface)?.mac()
+}
+
+/// How an interface spreads what it receives: the key of its Toeplitz hash, and the queue for each entry of
+/// its table. None when it does not say, or hashes otherwise.
+pub fn spread_of(interface: &str) -> Option<(Vec<u8>, Vec<u32>)> {
+    link::Link::open(interface).ok()?.spread()
 }

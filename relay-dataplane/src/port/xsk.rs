@@ -1,8 +1,10 @@
-//! A port over AF_XDP: one packet memory, and a socket on every receive queue of the interface.
+//! A port over AF_XDP: one packet memory, and a socket on every receive queue of the interface, or on those
+//! that one worker has.
 
 use super::{BATCH, Error, Port, frames::Frames, link::Link, queue::Queue};
 use crate::xdp::Program;
 use relay_abi::xdp::MAX_QUEUES;
+use relay_core::units::Part;
 use std::{
     os::fd::RawFd,
     time::{Duration, Instant},
@@ -87,6 +89,16 @@ impl XskPort {
         program: &mut Program,
         options: PortOptions,
     ) -> Result<XskPort, Error> {
+        XskPort::open_part(interface, program, options, Part::WHOLE)
+    }
+
+    /// The same with every `part.of`-th queue, for one of so many workers.
+    pub fn open_part(
+        interface: &str,
+        program: &mut Program,
+        options: PortOptions,
+        part: Part,
+    ) -> Result<XskPort, Error> {
         let ring = options.ring;
         if !ring.is_power_of_two() || !(MIN_RING..=MAX_RING).contains(&ring) {
             return Err(Error::Ring { ring, min: MIN_RING, max: MAX_RING });
@@ -97,13 +109,18 @@ impl XskPort {
         if count > MAX_QUEUES {
             return Err(Error::Queues { interface, queues: count, max: MAX_QUEUES });
         }
+        if count < part.of.into() {
+            return Err(Error::TooFewQueues { interface, queues: count, workers: part.of });
+        }
         if mtu > MAX_MTU {
             return Err(Error::Mtu { interface, mtu, max: MAX_MTU });
         }
         // As much for each queue's reception, and once more for transmission.
-        let mut frames = Frames::new((count + 1) * ring, mtu + ETHERNET_HEADER, ring)?;
+        let own = (0..count).skip(part.worker.into()).step_by(part.of.into());
+        let chunks = (own.len() as u32 + 1) * ring;
+        let mut frames = Frames::new(chunks, mtu + ETHERNET_HEADER, ring)?;
         let mut queues = Vec::new();
-        for index in 0..count {
+        for index in own {
             let mut queue = Queue::bind(&frames, &interface, index, ring)?;
             queue.set_mode(options.mode)?;
             queue.refill(&mut frames);

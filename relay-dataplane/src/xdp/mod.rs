@@ -28,6 +28,7 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -39,13 +40,10 @@ const PROGRAM: &str = "relay";
 /// An entry must not exist yet (BPF_NOEXIST).
 const NO_EXIST: u64 = 1;
 
-/// The owner of every bucket, by bucket; [`NOBODY`] for none.
-pub type Owners = [u8; BUCKETS as usize];
-
 /// What the program has to know before it sees the first frame.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The id of this node, as in [`Owners`].
+    /// The id of this node, as it owns buckets.
     pub self_node: u8,
     /// For how long one [`Program::renew_lease`] is good.
     pub lease: Duration,
@@ -69,6 +67,8 @@ pub struct Program {
     counters: PerCpuArray<MapData, u64>,
     control: Mapped,
     owners: Mapped,
+    /// Held while owners change: workers do so at any time.
+    changing: Mutex<()>,
     ports: Mapped,
     log_drops: bool,
 }
@@ -103,7 +103,8 @@ impl Program {
         let sockets = take(&mut ebpf, "XSKS")?;
         let counters = take(&mut ebpf, "COUNTERS")?;
         let log_drops = settings.log_drops;
-        Ok(Program { ebpf, sockets, counters, control, owners, ports, log_drops })
+        let changing = Mutex::default();
+        Ok(Program { ebpf, sockets, counters, control, owners, changing, ports, log_drops })
     }
 
     /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
@@ -115,9 +116,10 @@ impl Program {
         self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(Error::map("XSKS"))
     }
 
-    /// Renews the lease. The worker loop itself calls this, so that a hung worker is fenced.
-    pub fn renew_lease(&self) {
-        self.control.store(control::RENEWED_AT, monotonic_nanos());
+    /// Renews the lease, as of `at` ([`monotonic_nanos`]). The worker loop itself calls this, so that a
+    /// hung worker is fenced.
+    pub fn renew_lease(&self, at: u64) {
+        self.control.store(control::RENEWED_AT, at);
     }
 
     /// Ends the lease at once.
@@ -136,16 +138,20 @@ impl Program {
     }
 
     /// Makes `node` the owner of every bucket; [`NOBODY`] for none.
-    pub fn set_owner_all(&mut self, node: u8) {
-        self.set_owners(&[node; BUCKETS as usize]);
+    pub fn set_owner_all(&self, node: u8) {
+        self.set_owners(|_| Some(node));
     }
 
-    /// Puts `owners` in force, all at once: they are written beside those in force, then one
-    /// store changes sides.
-    pub fn set_owners(&mut self, owners: &Owners) {
-        let half = self.control.load(control::OWNER_HALF) ^ 1;
-        for (bucket, owner) in (0..BUCKETS).zip(owners) {
-            self.owners.store(owner_slot(half, bucket), u64::from(*owner));
+    /// Puts the owners of some buckets in force, all at once: they are written beside those in force,
+    /// then one store changes sides. Buckets for which `owners` has none stay what they are.
+    pub fn set_owners(&self, owners: impl Fn(u32) -> Option<u8>) {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.control.load(control::OWNER_HALF);
+        let half = before ^ 1;
+        for bucket in 0..BUCKETS {
+            let stays = || self.owners.load(owner_slot(before, bucket));
+            let owner = owners(bucket).map_or_else(stays, u64::from);
+            self.owners.store(owner_slot(half, bucket), owner);
         }
         self.control.store(control::OWNER_HALF, half);
     }
@@ -290,7 +296,7 @@ fn check_clock() -> Result<(), Error> {
 }
 
 /// The clock that `bpf_ktime_get_ns` reads.
-fn monotonic_nanos() -> u64 {
+pub fn monotonic_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a timespec to write to. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
@@ -311,7 +317,7 @@ mod tests {
             macs: [[0; 6]; 2],
             log_drops: false,
         };
-        let mut program = Program::unattached(&settings).expect("load the XDP program (root?)");
+        let program = Program::unattached(&settings).expect("load the XDP program (root?)");
         for node in 1..5 {
             program.set_owner_all(node);
             let half = program.control.load(control::OWNER_HALF);
@@ -322,5 +328,10 @@ mod tests {
                 assert_eq!(owner(half ^ 1), u64::from(before));
             }
         }
+        // What another worker answers for stays.
+        program.set_owners(|bucket| (bucket % 2 == 1).then_some(9));
+        let half = program.control.load(control::OWNER_HALF);
+        let owner = |bucket| program.owners.load(owner_slot(half, bucket));
+        assert_eq!([0, 1, BUCKETS - 2, BUCKETS - 1].map(owner), [4, 9, 4, 9]);
     }
 }

@@ -91,6 +91,7 @@ impl Cluster {
             directory: self.directory.0.join(format!("votes-{node}")),
             identity,
             ca: self.authority.pem.clone(),
+            workers: 1,
             worker_timeout: Duration::from_millis(500),
             realtime: false,
         }

@@ -41,6 +41,8 @@ pub const BAD_FRAMES: &str = include_str!("bad_frames.py");
 pub const BAD_DATAGRAMS: &str = include_str!("bad_datagrams.py");
 /// Program for python3: a record that does not authenticate.
 pub const BAD_RECORD: &str = include_str!("bad_record.py");
+/// Program for python3: stops one thread of a process.
+pub const HANG_THREAD: &str = include_str!("hang_thread.py");
 
 /// How long a relay may take until another one owns its connections.
 pub const TAKEOVER_LIMIT: Duration = Duration::from_secs(30);

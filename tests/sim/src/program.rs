@@ -48,7 +48,7 @@ impl Program {
 
     /// Takes in whose the buckets are.
     pub fn steer(&mut self, units: &Units) {
-        self.owners = units.steering().collect();
+        self.owners = units.steering().map(|(_, owner)| owner).collect();
         self.holds = units.holds_addresses();
     }
 

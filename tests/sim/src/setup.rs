@@ -110,6 +110,7 @@ pub fn units(index: usize, options: &Options, random: &mut Random, now: Instant)
         listeners: vec![listener],
         client_tcp: patient,
         backend_tcp: patient,
+        backend_spread: None,
         hold: options.hold,
         idle_max: options.idle_max,
         replicated_max: options.replicated_max,

@@ -71,6 +71,10 @@ pub struct Options {
     /// Queues of every link.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub queues: u8,
+    /// Workers of every relay: at most one for each unit and for each queue.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[serde(default = "one")]
+    pub workers: u8,
     /// Congestion control of client and backend.
     #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
     pub congestion: Congestion,
@@ -106,6 +110,7 @@ impl Default for Options {
             ipv6: false,
             mtu: 1500,
             queues: 1,
+            workers: 1,
             congestion: Congestion::Cubic,
             relay_congestion: None,
             mode: Mode::Poll,

@@ -171,6 +171,9 @@ timeout_ms = {timeout}
     if options.relays > 1 && !options.has_council() {
         text += "without_council = true\n";
     }
+    if options.workers > 1 {
+        text.insert_str(0, &format!("[worker]\ncount = {}\n\n", options.workers));
+    }
     for peer in (1..=options.relays).filter(|peer| *peer != id) {
         let address = Network::Cluster.v4(relay_host(peer));
         write!(text, "\n[[cluster.peer]]\nid = {peer}\naddress = \"{address}\"\n")?;

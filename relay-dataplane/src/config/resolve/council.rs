@@ -29,6 +29,7 @@ pub(super) struct Context<'a> {
     pub own: u8,
     /// What this process was started as.
     pub kind: Kind,
+    pub workers: usize,
     pub worker_timeout: Duration,
     pub realtime: bool,
     /// The other relays; a witness knows them from the council's section alone.
@@ -74,6 +75,7 @@ impl Resolver<'_> {
             directory: self.directory.join(council.directory.get_ref()),
             identity,
             ca: ca.bytes,
+            workers: context.workers,
             worker_timeout: context.worker_timeout,
             realtime: context.realtime,
         })

@@ -77,6 +77,33 @@ const VALUES: &[Case] = &[
     ),
     ("busy", "fast", ":8: ports.mode: \"fast\" is no mode: set it to poll or busy"),
     ("core = 1", "core = -1", ":26: worker.core: -1 is out of range: set it to 0 to 1023"),
+    ("core = 1", "count = 33", ":26: worker.count: 33 is out of range: set it to 1 to 32"),
+    (
+        "core = 1",
+        "count = 2",
+        ":26: worker.count: 2 workers share 1 unit of ownership: set cluster.council.units to 2 or more, the same everywhere",
+    ),
+    (
+        "core = 1",
+        "cores = [1, 2]",
+        ":26: worker.cores: 2 workers share 1 unit of ownership: set cluster.council.units to 2 or more, the same everywhere",
+    ),
+    (
+        "core = 1",
+        "count = 3\ncore = 1",
+        ":26: worker.count: 3 workers, but cores for 1: name one core for each in worker.cores",
+    ),
+    (
+        "core = 1",
+        "core = 1\ncores = [2]",
+        ":27: worker.cores: worker.core names a core, too: keep one of the two",
+    ),
+    ("core = 1", "cores = []", ":26: worker.cores: there are no cores: add at least one"),
+    (
+        "core = 1",
+        "cores = [1, 1]",
+        ":26: worker.cores[2]: another worker runs on core 1: give each worker a core of its own",
+    ),
     ("7305", "0", ":12: cluster.udp_port: 0 is out of range: set it to 1 to 65535"),
     (
         "heartbeat_ms = 5",

@@ -67,7 +67,7 @@ fn a_valid_file_resolves_to_plain_values() {
     assert_eq!(config.node.control, directory.path.join("relay.sock"));
     assert_eq!(config.ports.client, "client0");
     assert_eq!(config.ports.mode, PortMode::Busy);
-    assert_eq!(config.worker.core, Some(1));
+    assert_eq!((config.worker.count, &*config.worker.cores), (1, &[1][..]));
     assert!(!config.worker.realtime, "a worker that never sleeps starves its core");
     assert_eq!((config.cluster.key[0], config.cluster.key[1], config.cluster.key[31]), (0, 1, 255));
     assert_eq!(config.cluster.heartbeat, Duration::from_millis(5));
@@ -137,7 +137,7 @@ fn what_may_be_left_out_has_its_default() {
     let text = text.replace("[limits]\nflows = 1000\nhold_ms = 2.5\n", "");
     let config = directory.load(&text).unwrap();
     assert_eq!(config.ports.mode, PortMode::Poll);
-    assert_eq!(config.worker.core, None);
+    assert_eq!((config.worker.count, &*config.worker.cores), (1, &[][..]));
     assert!(config.worker.realtime);
     assert_eq!((config.limits.flows, config.limits.receive_buffer), (65_536, 4 << 20));
     assert_eq!(config.limits.hold, HoldTime::Measured);

@@ -110,7 +110,7 @@ impl Common {
         let key = trust::pair_key(link, (dialer, listener)).map_err(io::Error::other)?;
         let peer = if dialer == self.own { listener } else { dialer };
         tracing::debug!(%peer, version = key.version(), "council: a key for datagrams");
-        self.desk.share(peer, key);
+        self.desk.share(peer, &key);
         Ok(())
     }
 
