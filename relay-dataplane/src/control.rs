@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use relay_abi::control::{MAX_REQUEST_LINE, MAX_RESPONSE_LINE, Request, Response, read_line};
 
+use crate::document::Operator;
+
 /// How long the worker may take to answer; a longer pause means that it hangs.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one client may take to send its request, and to read the response: others wait.
@@ -83,6 +85,18 @@ impl ControlServer {
     /// # Errors
     /// When the socket is in use or cannot be made.
     pub fn start(path: &Path, sender: Sender<Query>) -> Result<ControlServer, ControlError> {
+        Self::start_with(path, sender, None)
+    }
+
+    /// The same; what is about the cluster's configuration is for `operator`, who takes time.
+    ///
+    /// # Errors
+    /// As [`ControlServer::start`].
+    pub fn start_with(
+        path: &Path,
+        sender: Sender<Query>,
+        operator: Option<Operator>,
+    ) -> Result<ControlServer, ControlError> {
         let failed = |cause| ControlError::Bind { path: path.to_owned(), cause };
         let listener = listen(path)?;
         let file = identity(path).map_err(failed)?;
@@ -91,7 +105,7 @@ impl ControlServer {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&shared, &sender, &stopped))
+            .spawn(move || serve(&shared, (&sender, operator.as_ref()), &stopped))
             .map_err(failed)?;
         let path = path.to_owned();
         Ok(ControlServer { path, file, listener: listener.into(), stop, thread: Some(thread) })
@@ -149,14 +163,18 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     moved.map(|()| listener)
 }
 
-fn serve(listener: &UnixListener, sender: &Sender<Query>, stop: &AtomicBool) {
+fn serve(
+    listener: &UnixListener,
+    who: (&Sender<Query>, Option<&Operator>),
+    stop: &AtomicBool,
+) {
     loop {
         let accepted = listener.accept();
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let outcome = match accepted {
-            Ok((stream, _)) => serve_client(&stream, sender),
+            Ok((stream, _)) => serve_client(&stream, who),
             Err(error) => {
                 thread::sleep(ACCEPT_PAUSE);
                 Err(error)
@@ -168,10 +186,15 @@ fn serve(listener: &UnixListener, sender: &Sender<Query>, stop: &AtomicBool) {
     }
 }
 
-fn serve_client(stream: &UnixStream, sender: &Sender<Query>) -> io::Result<()> {
+fn serve_client(
+    stream: &UnixStream,
+    (sender, operator): (&Sender<Query>, Option<&Operator>),
+) -> io::Result<()> {
     let line = read_line(&mut BufReader::new(Timed::new(stream)), MAX_REQUEST_LINE);
     let response = match line.map(|line| serde_json::from_slice(&line)) {
-        Ok(Ok(request)) => ask_worker(request, sender),
+        Ok(Ok(request)) => operator
+            .and_then(|operator| operator.answer(&request))
+            .unwrap_or_else(|| ask_worker(request, sender)),
         Ok(Err(error)) => Response::Error(format!("the request is not understood: {error}")),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Response::Error(format!("the request is longer than {MAX_REQUEST_LINE} bytes"))
@@ -287,7 +310,7 @@ mod tests {
         assert!(socket.ask("").starts_with("{\"error\":\"the request is not understood"));
         assert_eq!(
             socket.ask(&"x".repeat(MAX_REQUEST_LINE)),
-            "{\"error\":\"the request is longer than 1024 bytes\"}\n"
+            format!("{{\"error\":\"the request is longer than {MAX_REQUEST_LINE} bytes\"}}\n")
         );
         assert!(queries.is_empty());
         drop(server);

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod council;
+pub mod document;
 pub mod neighbors;
 pub mod port;
 pub mod priority;

@@ -13,6 +13,7 @@ use relay_core::units::Units;
 
 use crate::clock::Clock;
 use crate::council::Reporter;
+use crate::document;
 use crate::worker::Interface;
 
 /// The answer to one request.
@@ -32,6 +33,9 @@ pub fn answer(
             let mut all = counters(units, ports);
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
+        }
+        Request::Configuration | Request::Configure { .. } | Request::WithdrawConfiguration => {
+            Response::Error(document::NO_COUNCIL.to_owned())
         }
         Request::Drain { .. } | Request::Undrain { .. } | Request::Weigh { .. } => Response::Error(
             "this relay has no council, and two relays without one cannot hand over: see \

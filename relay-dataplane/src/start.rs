@@ -19,6 +19,7 @@ use crate::clock::{Clock, WallClock};
 use crate::config::{Config, PortMode};
 use crate::control::{ControlError, ControlServer};
 use crate::council;
+use crate::document::Operator;
 use crate::neighbors::Neighbors;
 use crate::port::{self, Mode, Port, PortOptions, XskPort};
 use crate::worker::{Interface, Worker};
@@ -69,7 +70,15 @@ pub struct Relay {
 
 /// The listeners with their certificates, which are checked.
 pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    config.listeners.iter().map(|listener| resolve(listener, config)).collect()
+    resolve_all(&config.listeners, &config.cluster.key)
+}
+
+/// The same for any listeners of a cluster with this key.
+pub fn resolve_all(
+    listeners: &[crate::config::Listener],
+    key: &[u8; 32],
+) -> Result<Vec<Listener>, StartError> {
+    listeners.iter().map(|listener| resolve(listener, key)).collect()
 }
 
 /// Loads the XDP programs, opens the ports and makes the node.
@@ -101,7 +110,10 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let views = views.map(|council| council::start(council, life)).transpose()?;
     let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
     let (sender, queries) = crossbeam_channel::bounded(QUERIES_MAX);
-    let control = ControlServer::start(&config.node.control, sender)?;
+    let reporter = views.as_ref().map(council::Views::reporter);
+    let basis = config.cluster.council.as_ref().and_then(|council| council.documents.clone());
+    let operator = reporter.zip(basis).map(|(reporter, basis)| Operator::new(reporter, basis));
+    let control = ControlServer::start_with(&config.node.control, sender, operator)?;
     let worker = Worker::new(units, [client, backend, cluster], neighbors, queries, clock);
     let worker = worker.with_mode(config.ports.mode == PortMode::Busy).with_views(views);
     Ok(Relay { worker, control, drops })
@@ -179,7 +191,7 @@ fn settings(
         unit: Unit::WHOLE,
         client_mac: macs(config.virtual_mac.client, client),
         backend_mac: macs(config.virtual_mac.backend, backend),
-        listeners,
+        listeners: listeners.into(),
         client_tcp: tcp(&client.port),
         backend_tcp: tcp(&backend.port),
         hold: limits.hold,
@@ -204,7 +216,7 @@ fn wake() -> tcp::Wake {
     wake
 }
 
-fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
+fn resolve(listener: &crate::config::Listener, key: &[u8; 32]) -> Result<Listener, StartError> {
     let identities = listener.certificates.iter().map(|certificate| tls::Identity {
         certificate_chain_pem: certificate.chain.clone(),
         key_pem: certificate.key.clone(),
@@ -218,7 +230,7 @@ fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listen
         identities: identities.collect(),
         alpn: Vec::new(),
         client_auth,
-        ticket_key: cluster_secret(&config.cluster.key, "tickets"),
+        ticket_key: cluster_secret(key, "tickets"),
         clock: Arc::new(WallClock),
         entropy: None,
     };

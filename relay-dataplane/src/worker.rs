@@ -1,5 +1,7 @@
 //! The worker: one pinned thread that drains the rings, runs the node and fills the rings.
 
+mod configuration;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,6 +196,10 @@ impl Worker {
                 self.units.nodes().len()
             );
         }
+        for offer in views.configurations() {
+            let held = configuration::hold(&mut self.units, [&mut self.client, &mut self.backend], &offer);
+            views.answer((offer.generation, held));
+        }
         for (peer, key) in views.pair_keys() {
             self.units.handle_pair_key(now, peer, &key);
         }
@@ -237,6 +243,13 @@ impl Worker {
                     if let Some(views) = &mut self.views {
                         views.suspect(since_epoch(now), silent);
                     }
+                }
+                Command::Serve(side, address) => {
+                    let interface = match side {
+                        Side::Client => &mut self.client,
+                        Side::Backend | Side::Cluster => &mut self.backend,
+                    };
+                    configuration::serve(interface, address.into());
                 }
                 Command::Resolve(side, address) => {
                     let interface = match side {
@@ -343,7 +356,8 @@ fn change(request: &Request) -> Option<Proposal> {
         Request::Drain { node } => Some(Proposal::Drain { node: NodeId(node) }),
         Request::Undrain { node } => Some(Proposal::Undrain { node: NodeId(node) }),
         Request::Weigh { node, weight } => Some(Proposal::Weigh { node: NodeId(node), weight }),
-        Request::Status | Request::Flows { .. } | Request::Counters => None,
+        // The rest is questions, and configurations, for which the control socket's thread asks.
+        _ => None,
     }
 }
 

@@ -12,8 +12,8 @@ use relay_abi::wire::{Malformed, Reader, Writer};
 use crate::command::{Candidate, Command};
 use crate::id::{Incarnation, NODE_IDS, NodeId, NodeSet, Seat};
 use crate::view::{
-    Bucket, Configuration, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, State,
-    VIPS_MAX, View,
+    Bucket, Configuration, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member,
+    OBJECTION_MAX, Objection, State, VIPS_MAX, View, Withdrawn,
 };
 
 /// Victims of one ejection.
@@ -51,6 +51,11 @@ impl View {
             put_node(&mut out, holder.node);
             out.u64(holder.changed);
         }
+        // Nothing where no document was ever dropped: as before there were any.
+        if let Some(withdrawn) = &self.configuration.withdrawn {
+            out.u64(withdrawn.generation);
+            put_objection(&mut out, withdrawn.objection.as_ref());
+        }
         out
     }
 
@@ -69,13 +74,17 @@ impl View {
         let active = document(from)?;
         let proposed = if from.bool()? { Some(document(from)?) } else { None };
         let prepared = NodeSet::from_bits(from.u64()?);
-        let configuration = Configuration { active, proposed, prepared };
         let count = bounded(from.u16()?.into(), VIPS_MAX)?;
         let vips = (0..count).map(|_| {
             let vip = address(from)?;
             Ok((vip, Holder { node: maybe_node(from)?, changed: from.u64()? }))
         });
         let vips = vips.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        let withdrawn = match from.rest() {
+            [] => None,
+            _ => Some(Withdrawn { generation: from.u64()?, objection: objection(from)? }),
+        };
+        let configuration = Configuration { active, proposed, prepared, withdrawn };
         reader.finish()?;
         let view = View { number, replicas, members, retired, buckets, configuration, vips };
         if view.flaw().is_some() { Err(Malformed) } else { Ok(view) }
@@ -125,7 +134,10 @@ impl Command {
                 put_life(&mut out, *owner);
                 put_life(&mut out, *learner);
             }
-            Command::Withdraw { generation } => out.u64(*generation),
+            Command::Withdraw { generation, objection } => {
+                out.u64(*generation);
+                put_objection(&mut out, objection.as_ref());
+            }
             Command::Replicas { replicas } => out.u8(*replicas),
             Command::Weigh { node, weight } => {
                 out.u8(node.0);
@@ -174,7 +186,7 @@ impl Command {
             12 => Command::Replicas { replicas: from.u8()? },
             13 => Command::Undrain { node: node(from)? },
             14 => Command::Weigh { node: node(from)?, weight: from.u16()? },
-            15 => Command::Withdraw { generation: from.u64()? },
+            15 => Command::Withdraw { generation: from.u64()?, objection: objection(from)? },
             _ => return Err(Malformed),
         };
         reader.finish()?;
@@ -289,6 +301,20 @@ fn document(from: &mut Reader<'_>) -> Result<Document, Malformed> {
     let count = bounded(from.u16()?.into(), VIPS_MAX)?;
     let vips = (0..count).map(|_| address(from)).collect::<Result<Arc<[_]>, _>>()?;
     Ok(Document { generation, bytes, vips })
+}
+
+fn put_objection(out: &mut Vec<u8>, objection: Option<&Objection>) {
+    put_node(out, objection.map(|objection| objection.node));
+    if let Some(objection) = objection {
+        out.prefixed(objection.reason.as_bytes());
+    }
+}
+
+fn objection(from: &mut Reader<'_>) -> Result<Option<Objection>, Malformed> {
+    let Some(node) = maybe_node(from)? else { return Ok(None) };
+    let reason = std::str::from_utf8(from.prefixed()?).map_err(|_| Malformed)?;
+    bounded(reason.len(), OBJECTION_MAX)?;
+    Ok(Some(Objection { node, reason: reason.into() }))
 }
 
 fn put_buckets(out: &mut Vec<u8>, seen: u64, buckets: &[u16]) {

@@ -14,6 +14,7 @@ use relay_views::id::{NodeId, NodeSet};
 use relay_views::{Command, View};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::configuration::{Answer, Shelf};
 use super::counters::{Counters, count};
 use super::link::Input;
 
@@ -26,6 +27,8 @@ const PROPOSALS_MAX: usize = 256;
 /// Shared by both threads and whoever reports.
 pub struct Desk {
     pub counters: Arc<Counters>,
+    /// Configurations for the worker, and what is known of them.
+    pub shelf: Shelf,
     views: Sender<Arc<View>>,
     /// To take away what the worker has not seen and need not see any more.
     outdated: Receiver<Arc<View>>,
@@ -64,6 +67,7 @@ impl Desk {
         let (views, outlet) = bounded(VIEWS_MAX);
         let desk = Desk {
             counters: Arc::default(),
+            shelf: Shelf::default(),
             views,
             outdated: outlet.clone(),
             proposals: bounded(PROPOSALS_MAX),
@@ -168,7 +172,7 @@ impl Desk {
         self.wake_worker();
     }
 
-    fn wake_worker(&self) {
+    pub fn wake_worker(&self) {
         // Fails when it would overflow: then it is readable already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
@@ -190,6 +194,12 @@ impl Desk {
         let Ok(mut keys) = self.keys.try_lock() else { return BTreeMap::new() };
         self.has_keys.store(false, Ordering::Release);
         std::mem::take(&mut *keys)
+    }
+
+    /// By the worker: it holds a configuration, or cannot.
+    pub fn answer(&self, answer: Answer) {
+        self.shelf.answer(answer);
+        self.wake_control();
     }
 
     pub fn report(&self) -> CouncilReport {

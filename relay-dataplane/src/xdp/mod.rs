@@ -67,6 +67,7 @@ pub struct Program {
     ebpf: Ebpf,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    addresses: HashMap<MapData, AddressKey, u32>,
     control: Mapped,
     owners: Mapped,
     ports: Mapped,
@@ -93,7 +94,7 @@ impl Program {
         // out and dropped closes its own.
         program(&mut ebpf)?.load().map_err(Error::loading)?;
         write_config(&mut ebpf, settings)?;
-        write_addresses(&mut ebpf, &settings.addresses)?;
+        let addresses = write_addresses(&mut ebpf, &settings.addresses)?;
         let control = Mapped::new(&mut ebpf, "CONTROL", control::WORDS)?;
         let owners = Mapped::new(&mut ebpf, "OWNERS", OWNER_SLOTS)?;
         for slot in 0..OWNER_SLOTS {
@@ -103,7 +104,7 @@ impl Program {
         let sockets = take(&mut ebpf, "XSKS")?;
         let counters = take(&mut ebpf, "COUNTERS")?;
         let log_drops = settings.log_drops;
-        Ok(Program { ebpf, sockets, counters, control, owners, ports, log_drops })
+        Ok(Program { ebpf, sockets, counters, addresses, control, owners, ports, log_drops })
     }
 
     /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
@@ -113,6 +114,13 @@ impl Program {
             return Err(Error::Queues { queue, max: MAX_QUEUES });
         }
         self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(Error::map("XSKS"))
+    }
+
+    /// Serves one more address on this interface. Addresses are only ever added: connections outlive
+    /// the configurations that name them.
+    pub fn add_address(&mut self, address: IpAddr, kind: Kind) -> Result<(), Error> {
+        let added = self.addresses.insert(key(address), kind.to_word(), 0);
+        added.map_err(|source| Error::address(address, source))
     }
 
     /// Renews the lease. The worker loop itself calls this, so that a hung worker is fenced.
@@ -261,13 +269,16 @@ fn write_config(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-fn write_addresses(ebpf: &mut Ebpf, addresses: &[(IpAddr, Kind)]) -> Result<(), Error> {
+fn write_addresses(
+    ebpf: &mut Ebpf,
+    addresses: &[(IpAddr, Kind)],
+) -> Result<HashMap<MapData, AddressKey, u32>, Error> {
     let mut map: HashMap<MapData, AddressKey, u32> = take(ebpf, "ADDRESSES")?;
     for (address, kind) in addresses {
         map.insert(key(*address), kind.to_word(), NO_EXIST)
             .map_err(|source| Error::address(*address, source))?;
     }
-    Ok(())
+    Ok(map)
 }
 
 fn key(address: IpAddr) -> AddressKey {

@@ -93,6 +93,7 @@ impl Cluster {
             ca: self.authority.pem.clone(),
             worker_timeout: Duration::from_millis(500),
             realtime: false,
+            documents: None,
         }
     }
 

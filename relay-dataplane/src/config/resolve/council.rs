@@ -76,6 +76,7 @@ impl Resolver<'_> {
             ca: ca.bytes,
             worker_timeout: context.worker_timeout,
             realtime: context.realtime,
+            documents: None,
         })
     }
 
