@@ -365,6 +365,9 @@ impl Shard {
         let vip = crate::flow::ip_endpoint(&shadow.client().local);
         let listeners = &settings.listeners;
         let listener = match &shadow {
+            Shadow::Opening(_) if breaks(Canary::RepeatUnderAnother) => {
+                listeners.find(vip.addr, vip.port)
+            }
             Shadow::Opening(opening) => listeners.find_in(opening.generation, vip.addr, vip.port),
             // It needs none any more.
             Shadow::Open(_) => listeners.find_any(vip.addr, vip.port),
