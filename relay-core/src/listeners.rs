@@ -58,7 +58,8 @@ pub struct Listeners {
 impl From<Vec<Listener>> for Listeners {
     /// A relay's own configuration, in force.
     fn from(own: Vec<Listener>) -> Self {
-        let mut listeners = Listeners { held: Vec::new(), active: 0, addresses: Default::default() };
+        let mut listeners =
+            Listeners { held: Vec::new(), active: 0, addresses: Default::default() };
         listeners.note(&own);
         listeners.held.push((0, own.into()));
         listeners
@@ -154,9 +155,8 @@ impl Listeners {
         port: u16,
     ) -> Option<(Place, &Listener)> {
         let listeners = self.of(generation)?;
-        let fits = |listener: &Listener| {
-            listener.port == port && listener.addresses.contains(&address)
-        };
+        let fits =
+            |listener: &Listener| listener.port == port && listener.addresses.contains(&address);
         let index = listeners.iter().position(fits)?;
         Some((Place { generation, index }, &listeners[index]))
     }
@@ -164,7 +164,7 @@ impl Listeners {
     /// The listener that an established connection to this address and port belongs to: it may be
     /// gone, or never have been known here.
     pub fn find_any(&self, address: IpAddress, port: u16) -> Option<(Place, &Listener)> {
-        let former = self.held().collect::<Vec<_>>().into_iter().rev();
+        let former = self.held.iter().rev().map(|(generation, _)| *generation);
         core::iter::once(self.active)
             .chain(former)
             .find_map(|generation| self.find_in(generation, address, port))

@@ -1,8 +1,8 @@
 //! Answers as text for people.
 
 use relay_abi::control::{
-    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, PeerReport, Role,
-    StatusReport,
+    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport,
+    PeerReport, Role, StatusReport,
 };
 
 use crate::config;

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use relay_abi::control::{
-    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, MAX_REQUEST_LINE,
-    PeerReport, Request, Response, Role, Share, StatusReport, WithdrawnReport, read_line,
+    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport,
+    MAX_REQUEST_LINE, PeerReport, Request, Response, Role, Share, StatusReport, WithdrawnReport,
+    read_line,
 };
 
 #[test]

@@ -163,11 +163,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     moved.map(|()| listener)
 }
 
-fn serve(
-    listener: &UnixListener,
-    who: (&Sender<Query>, Option<&Operator>),
-    stop: &AtomicBool,
-) {
+fn serve(listener: &UnixListener, who: (&Sender<Query>, Option<&Operator>), stop: &AtomicBool) {
     loop {
         let accepted = listener.accept();
         if stop.load(Ordering::Relaxed) {

@@ -197,7 +197,8 @@ impl Worker {
             );
         }
         for offer in views.configurations() {
-            let held = configuration::hold(&mut self.units, [&mut self.client, &mut self.backend], &offer);
+            let held =
+                configuration::hold(&mut self.units, [&mut self.client, &mut self.backend], &offer);
             views.answer((offer.generation, held));
         }
         for (peer, key) in views.pair_keys() {

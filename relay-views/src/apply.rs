@@ -8,8 +8,8 @@ use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 use crate::placement::Field;
 use crate::settle::Settling;
 use crate::view::{
-    Bucket, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, OBJECTION_MAX, State, VIPS_MAX,
-    View, WEIGHT_MAX, Withdrawn,
+    Bucket, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, OBJECTION_MAX, State,
+    VIPS_MAX, View, WEIGHT_MAX, Withdrawn,
 };
 
 impl View {

@@ -8,7 +8,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use relay_views::command::Candidate;
 use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
 use relay_views::placement;
-use relay_views::view::{Bucket, Kind, State};
+use relay_views::view::{Bucket, Kind, Objection, State};
 use relay_views::{Command, Refusal, View};
 
 const BUCKETS: usize = 12;
@@ -393,10 +393,8 @@ fn a_document_is_prepared_by_a_life_and_its_number_is_used_once() {
         let (bytes, vips) = (Arc::new([generation as u8]), Arc::new([]));
         Command::Configure { generation, bytes, vips }
     };
-    let prepared = |view: &View, id, generation| Command::Prepared {
-        node: life_of(view, id),
-        generation,
-    };
+    let prepared =
+        |view: &View, id, generation| Command::Prepared { node: life_of(view, id), generation };
     // Who restarts without having been ejected holds nothing of what its former life held.
     let view = view.apply(&configure(1)).unwrap();
     let view = view.apply(&prepared(&view, 2, 1)).unwrap();

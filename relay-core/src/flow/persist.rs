@@ -104,8 +104,8 @@ impl Flow {
     ) -> Result<Self, Reason> {
         let (consumed, rest) = shadow.input.split_at(shadow.consumed);
         let (_, tls) = with.listener.ok_or(Reason::UnknownConfiguration)?;
-        let handshake = Handshake::replay(tls, consumed, &shadow.journal)
-            .map_err(|error| error.reason())?;
+        let handshake =
+            Handshake::replay(tls, consumed, &shadow.journal).map_err(|error| error.reason())?;
         let mut state = state(&shadow.client, with).ok_or(Reason::PeerMalformed)?;
         state.sent_max = handshake.output().len() as u64;
         state.retained = consumed.len() as u64;

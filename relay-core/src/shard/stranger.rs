@@ -47,8 +47,8 @@ impl Shard {
                     let config = settings.client_tcp_of(Some(listener));
                     let mut client = Connection::accept(&config, *tuple, &accepted, now);
                     let result = client.handle_segment(now, segment);
-                    let handshake = Handshake::new(&listener.tls)
-                        .map_err(|_| Reason::FlowTableFull)?;
+                    let handshake =
+                        Handshake::new(&listener.tls).map_err(|_| Reason::FlowTableFull)?;
                     let id = self.ids.allocate();
                     self.strangers.forget(tuple);
                     let hop = source.or_else(|| self.hops.toward(side, tuple.remote.addr));

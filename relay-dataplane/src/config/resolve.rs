@@ -21,8 +21,8 @@ use self::council::Context;
 use super::error::{ConfigError, Source};
 use super::parse;
 use super::{
-    Basis, Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
-    Node, Peer, PortMode, Ports, VirtualMac, Witness, Worker, files,
+    Basis, Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS,
+    MAX_PER_LISTENER, Node, Peer, PortMode, Ports, VirtualMac, Witness, Worker, files,
 };
 
 /// A peer is suspected only after this many heartbeats went missing: a few may be lost.

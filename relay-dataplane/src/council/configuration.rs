@@ -263,12 +263,7 @@ impl Preparation {
     }
 
     /// What this node has to say about the proposed document, as a member.
-    fn say(
-        &mut self,
-        now: Duration,
-        view: &View,
-        life: (NodeId, Incarnation),
-    ) -> Option<Command> {
+    fn say(&mut self, now: Duration, view: &View, life: (NodeId, Incarnation)) -> Option<Command> {
         let generation = view.configuration.proposed.as_ref()?.generation;
         if !view.names(life.0, life.1) || view.configuration.prepared.contains(life.0) {
             return None;
@@ -281,9 +276,9 @@ impl Preparation {
             }
             Stage::Loading | Stage::Offered => return None,
         };
-        let is_new = self.said.is_none_or(|(about, at)| {
-            about != generation || now.saturating_sub(at) >= REPEAT
-        });
+        let is_new = self
+            .said
+            .is_none_or(|(about, at)| about != generation || now.saturating_sub(at) >= REPEAT);
         if is_new {
             self.said = Some((generation, now));
         }

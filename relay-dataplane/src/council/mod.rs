@@ -38,8 +38,8 @@ use relay_views::source::ViewSource;
 use relay_views::view::Kind;
 use relay_views::{Command, View};
 
-use self::configuration::{Answer, Known};
 pub use self::configuration::Offer;
+use self::configuration::{Answer, Known};
 use self::control::Control;
 use self::desk::Desk;
 use self::frame::Greeting;

@@ -27,10 +27,34 @@ fn issue(name: &str) -> Result<()> {
     let subject = format!("/CN={name}");
     let names = format!("subjectAltName=DNS:{}", plan::SERVER_NAME);
     let arguments = [
-        "req", "-x509", "-new", "-nodes", "-sha256", "-days", "30", "-batch", "-newkey", "ec",
-        "-pkeyopt", "ec_paramgen_curve:P-256", "-CA", &ca, "-CAkey", &ca_key.to_string_lossy(),
-        "-keyout", &key, "-out", &chain, "-subj", &subject, "-addext", &names, "-addext",
-        "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=serverAuth",
+        "req",
+        "-x509",
+        "-new",
+        "-nodes",
+        "-sha256",
+        "-days",
+        "30",
+        "-batch",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key.to_string_lossy(),
+        "-keyout",
+        &key,
+        "-out",
+        &chain,
+        "-subj",
+        &subject,
+        "-addext",
+        &names,
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-addext",
+        "extendedKeyUsage=serverAuth",
     ];
     run("openssl", arguments).map(drop)
 }

@@ -67,7 +67,8 @@ impl Configurations {
                 self.reading.entry(generation).or_insert(now + time);
             }
         }
-        for (generation, _) in self.reading.extract_if(.., |_, at| *at <= now) {
+        let read = self.reading.extract_if(.., |_, at| *at <= now);
+        for generation in read.map(|(generation, _)| generation).collect::<Vec<_>>() {
             let listeners = self.listeners(generation);
             let held = units.handle_configuration(generation, &listeners);
             held.expect("all configurations have the same addresses");

@@ -31,9 +31,8 @@ impl Flights {
     /// Of relays with this kind of key, that ask clients for a certificate, or not.
     pub fn new(key: ServerKey, client_auth: bool) -> Self {
         // A handshake that is repeated draws no randomness.
-        let tls = [0, 1].map(|generation| {
-            tls::server(Random::new(0), (key, generation), client_auth)
-        });
+        let tls =
+            [0, 1].map(|generation| tls::server(Random::new(0), (key, generation), client_auth));
         Flights { tls, known: BTreeMap::new() }
     }
 

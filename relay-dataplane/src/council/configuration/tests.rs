@@ -59,8 +59,7 @@ impl World {
     /// The document that is to be loaded, which is found to be good.
     fn load(&mut self) {
         let generation = self.jobs.try_recv().expect("something is to be loaded").generation;
-        let document =
-            crate::config::Document { listeners: Vec::new(), warnings: Vec::new() };
+        let document = crate::config::Document { listeners: Vec::new(), warnings: Vec::new() };
         self.done.send((generation, Ok(Loaded { listeners: Arc::new([]), document }))).unwrap();
     }
 
@@ -152,7 +151,6 @@ fn who_begins_joins_with_what_is_in_force_or_not_at_all() {
     world.attend(&view);
     assert_eq!(world.preparation.joins_with(&view.configuration), 1);
     // A witness holds nothing, and is not asked to.
-    let witness =
-        Preparation { loader: None, stages: BTreeMap::new(), said: None, told: false };
+    let witness = Preparation { loader: None, stages: BTreeMap::new(), said: None, told: false };
     assert_eq!(witness.joins_with(&view.configuration), 1);
 }
