@@ -232,16 +232,7 @@ impl<'a> Message<'a> {
                 out.u8(VIEW);
                 view.encode(out);
             }
-            // Of a relay's own configuration: as before there were agreed ones.
-            Message::Opening(opening) if opening.generation == 0 => {
-                out.u8(OPENING);
-                opening.encode(out);
-            }
-            Message::Opening(opening) => {
-                out.u8(OPENING_OF);
-                out.u64(opening.generation);
-                opening.encode(out);
-            }
+            Message::Opening(opening) => opening.encode(out),
             Message::Transcript { flow, offset, input, consumed, journal } => {
                 out.u8(TRANSCRIPT);
                 out.u64(*flow);
@@ -339,11 +330,7 @@ impl<'a> Message<'a> {
                     frame: r.rest(),
                 });
             }
-            OPENING => Message::Opening(Opening::decode(0, &mut r)?),
-            OPENING_OF => match r.u64()? {
-                0 => return Err(Malformed),
-                generation => Message::Opening(Opening::decode(generation, &mut r)?),
-            },
+            kind @ (OPENING | OPENING_OF) => Message::Opening(Opening::decode(kind, &mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,
                 offset: r.u32()?,

@@ -40,9 +40,15 @@ impl View {
             put_bucket(&mut out, bucket);
         }
         put_document(&mut out, &self.configuration.active);
-        out.bool(self.configuration.proposed.is_some());
-        if let Some(document) = &self.configuration.proposed {
+        // As before any document could be dropped, where none was.
+        let Configuration { proposed, withdrawn, .. } = &self.configuration;
+        out.u8(u8::from(proposed.is_some()) | u8::from(withdrawn.is_some()) << 1);
+        if let Some(document) = proposed {
             put_document(&mut out, document);
+        }
+        if let Some(withdrawn) = withdrawn {
+            out.u64(withdrawn.generation);
+            put_objection(&mut out, withdrawn.objection.as_ref());
         }
         out.u64(self.configuration.prepared.bits());
         out.u16(self.vips.len() as u16);
@@ -50,11 +56,6 @@ impl View {
             put_address(&mut out, *vip);
             put_node(&mut out, holder.node);
             out.u64(holder.changed);
-        }
-        // Nothing where no document was ever dropped: as before there were any.
-        if let Some(withdrawn) = &self.configuration.withdrawn {
-            out.u64(withdrawn.generation);
-            put_objection(&mut out, withdrawn.objection.as_ref());
         }
         out
     }
@@ -72,19 +73,18 @@ impl View {
         let count = bounded(from.u16()?.into(), BUCKETS as usize)?;
         let buckets = (0..count).map(|_| bucket(from)).collect::<Result<Vec<_>, _>>()?;
         let active = document(from)?;
-        let proposed = if from.bool()? { Some(document(from)?) } else { None };
+        let has = from.u8()?;
+        bounded(has.into(), 3)?;
+        let proposed = if has & 1 != 0 { Some(document(from)?) } else { None };
+        let withdrawn = if has & 2 != 0 { Some(withdrawn(from)?) } else { None };
         let prepared = NodeSet::from_bits(from.u64()?);
+        let configuration = Configuration { active, proposed, prepared, withdrawn };
         let count = bounded(from.u16()?.into(), VIPS_MAX)?;
         let vips = (0..count).map(|_| {
             let vip = address(from)?;
             Ok((vip, Holder { node: maybe_node(from)?, changed: from.u64()? }))
         });
         let vips = vips.collect::<Result<BTreeMap<_, _>, Malformed>>()?;
-        let withdrawn = match from.rest() {
-            [] => None,
-            _ => Some(Withdrawn { generation: from.u64()?, objection: objection(from)? }),
-        };
-        let configuration = Configuration { active, proposed, prepared, withdrawn };
         reader.finish()?;
         let view = View { number, replicas, members, retired, buckets, configuration, vips };
         if view.flaw().is_some() { Err(Malformed) } else { Ok(view) }
@@ -301,6 +301,10 @@ fn document(from: &mut Reader<'_>) -> Result<Document, Malformed> {
     let count = bounded(from.u16()?.into(), VIPS_MAX)?;
     let vips = (0..count).map(|_| address(from)).collect::<Result<Arc<[_]>, _>>()?;
     Ok(Document { generation, bytes, vips })
+}
+
+fn withdrawn(from: &mut Reader<'_>) -> Result<Withdrawn, Malformed> {
+    Ok(Withdrawn { generation: from.u64()?, objection: objection(from)? })
 }
 
 fn put_objection(out: &mut Vec<u8>, objection: Option<&Objection>) {

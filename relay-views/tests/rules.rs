@@ -43,7 +43,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     ];
     let age = prop_oneof![6 => Just(0), 1 => 1u64..4];
     // The kinds that make a history go on are drawn more often.
-    let kind = prop_oneof![0..KINDS, prop::sample::select(vec![0u8, 0, 1, 2, 2, 2, 3, 4])];
+    let kind = prop_oneof![0..KINDS, prop::sample::select(vec![0u8, 0, 1, 2, 2, 2, 3, 4, 12, 14])];
     (kind, (node(), node()), buckets, age, 0u16..1200)
         .prop_map(|(kind, nodes, buckets, age, number)| Draft { kind, nodes, buckets, age, number })
 }
@@ -96,8 +96,10 @@ impl Draft {
             12 => Command::Prepared { node: first, generation: next },
             13 => {
                 let reason = "no such file";
-                let objection = Some(Objection::new(node, reason)).filter(|_| number < 3);
-                Command::Withdraw { generation: next, objection }
+                let objection = Some(Objection::new(node, reason)).filter(|_| number < 600);
+                // Most documents come into force.
+                let generation = next + u64::from(!number.is_multiple_of(8));
+                Command::Withdraw { generation, objection }
             }
             _ => Command::Hold { vip: [10, 0, 0, 1].into(), seen, node },
         }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Leg, Malformed};
+use super::{Leg, Malformed, OPENING, OPENING_OF};
 use crate::wire::{Reader, Writer};
 
 /// A flow in its TLS handshake as a whole. A node that repeats the handshake with this input and
@@ -24,7 +24,14 @@ pub struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
+    /// With its kind. Of a relay's own configuration it is what it was before there were agreed ones.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        if self.generation == 0 {
+            out.u8(OPENING);
+        } else {
+            out.u8(OPENING_OF);
+            out.u64(self.generation);
+        }
         out.u64(self.flow);
         self.client.encode(out);
         out.prefixed(self.input);
@@ -33,7 +40,12 @@ impl<'a> Opening<'a> {
         out.u64(self.created_ms);
     }
 
-    pub(super) fn decode(generation: u64, r: &mut Reader<'a>) -> Result<Self, Malformed> {
+    /// What follows its kind.
+    pub(super) fn decode(kind: u8, r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let generation = if kind == OPENING_OF { r.u64()? } else { 0 };
+        if kind == OPENING_OF && generation == 0 {
+            return Err(Malformed);
+        }
         Ok(Opening {
             flow: r.u64()?,
             generation,
