@@ -275,7 +275,8 @@ fn three_and_a_newcomer(random: &mut Random) -> Options {
 
 /// The configuration changes while clients far away are in their handshakes, and then the owner dies.
 fn three_and_another_configuration(random: &mut Random) -> Options {
-    let far = START + ms(150 + random.below(100));
+    // They resolve the address first.
+    let far = START + ms(400 + random.below(150));
     let steps = [
         Step::new(When::InSync, Action::Wait),
         Step::new(When::After(far), Action::Reconfigure),

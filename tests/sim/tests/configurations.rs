@@ -31,7 +31,7 @@ fn demand(report: &Report, reconfigured: u64) {
 fn handshakes_go_on_while_the_configuration_changes_again_and_again() {
     // Each is in force before the next is asked for, and each other has another certificate.
     let again = (0..6).map(|_| step(After(ms(130)), Reconfigure));
-    let steps = [step(InSync, Wait), step(After(ms(250)), Wait)];
+    let steps = [step(InSync, Wait), step(After(ms(450)), Wait)];
     let report = check(1, &far(steps.into_iter().chain(again).collect()));
     demand(&report, 6);
     assert_eq!(report.takeovers, 0);
@@ -42,7 +42,7 @@ fn handshakes_go_on_at_another_relay_under_the_configuration_under_which_they_be
     for seed in 1..6 {
         let steps = vec![
             step(InSync, Wait),
-            step(After(ms(350 + 31 * seed)), Reconfigure),
+            step(After(ms(700 + 31 * seed)), Reconfigure),
             step(After(ms(90)), Crash(Owner, seed)),
             step(After(ms(150)), Reconfigure),
             step(After(ms(80)), Restart),
@@ -61,7 +61,7 @@ fn a_document_that_is_withdrawn_changes_nothing() {
     // The second step asks for the first document to be dropped, before all relays hold it.
     let steps = vec![
         step(InSync, Wait),
-        step(After(ms(400)), Reconfigure),
+        step(After(ms(700)), Reconfigure),
         step(After(ms(1)), Reconfigure),
         step(After(ms(200)), Crash(Backup, 0)),
         step(After(ms(50)), Reconfigure),
