@@ -17,8 +17,8 @@ use crate::tls::Sessions;
 /// handshakes may still be under way.
 pub const GENERATIONS_MAX: usize = 8;
 
-/// A handshake is given up when the configuration has changed this often since it began. Less than
-/// is held, by far: what this relay says under a generation others still understand, although they
+/// A handshake is given up when the configuration has changed more often since it began. Fewer than
+/// are held, by far: what this relay says under a generation others still understand, although they
 /// may have heard of later ones.
 const OPENING_GENERATIONS_MAX: u64 = 4;
 
@@ -136,7 +136,7 @@ impl Listeners {
         self.held.iter().map(|(generation, _)| *generation)
     }
 
-    /// Whether a handshake that began under `generation` began too many changes ago.
+    /// Whether a handshake that began under `generation` began too many changes ago to go on.
     pub fn is_outdated(&self, generation: u64) -> bool {
         let newer = self.held().filter(|held| *held > generation && *held <= self.active).count();
         newer as u64 > OPENING_GENERATIONS_MAX || !self.holds(generation)

@@ -148,7 +148,8 @@ fn reconfigure(options: &mut Options, seed: u64) {
     if !random.chance(RECONFIGURES) {
         return;
     }
-    for _ in 0..=random.below(5) {
+    // No more often than a handshake may last through, see `Listeners::is_outdated`.
+    for _ in 0..=random.below(4) {
         let at = random.below(options.steps.len() as u64 + 1) as usize;
         let after = Duration::from_micros(random.below(300_000));
         options.steps.insert(at, Step::new(When::After(after), Action::Reconfigure));
