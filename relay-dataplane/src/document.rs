@@ -94,6 +94,12 @@ impl Operator {
         if !known.is_known {
             return Response::Error("this node knows no view of the cluster yet: try again".into());
         }
+        if let Some(member) = known.unable.iter().next() {
+            return Response::Error(format!(
+                "node {member} is of a version that knows no documents, or no link to it has been \
+                 made yet: upgrade all members first, witnesses too"
+            ));
+        }
         let loaded = match load(text.as_bytes(), name, &self.basis) {
             Ok(loaded) => loaded,
             Err(mistake) => return Response::Mistake(mistake.to_string()),

@@ -19,8 +19,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use relay_abi::control::{ConfigurationReport, Response, WithdrawnReport};
 use relay_core::config::Listener;
-use relay_views::id::{Incarnation, NodeId, NodeSet};
-use relay_views::view::{Configuration, Document, Objection};
+use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
+use relay_views::view::{Configuration, Document, Objection, State};
 use relay_views::{Command, View};
 
 use super::link::Input;
@@ -53,6 +53,8 @@ pub struct Shelf {
     has_offers: AtomicBool,
     answers: (Sender<Answer>, Receiver<Answer>),
     known: Mutex<Known>,
+    /// Members that know documents, by their last links.
+    able: Mutex<NodeSet>,
 }
 
 /// What this node knows of the cluster's configuration.
@@ -61,6 +63,11 @@ pub struct Known {
     /// A view was seen.
     pub is_known: bool,
     pub agreed: Configuration,
+    /// Members whose links say that they know no documents, or of which no link has said anything: they
+    /// would come to other views than the rest.
+    pub unable: NodeSet,
+    /// Members that are not dead.
+    members: NodeSet,
     /// Relays that have to hold what is proposed.
     alive: NodeSet,
     /// Generations that are in force or proposed, and held here.
@@ -75,6 +82,7 @@ impl Default for Shelf {
             has_offers: AtomicBool::new(false),
             answers: bounded(WAITING_MAX),
             known: Mutex::default(),
+            able: Mutex::default(),
         }
     }
 }
@@ -98,7 +106,14 @@ impl Shelf {
 
     /// For whoever asks.
     pub fn known(&self) -> Known {
-        lock(&self.known).clone()
+        let known = lock(&self.known).clone();
+        Known { unable: known.members.minus(*lock(&self.able)), ..known }
+    }
+
+    /// A link to a member says whether that knows documents.
+    pub fn note(&self, member: NodeId, knows: bool) {
+        let mut able = lock(&self.able);
+        *able = if knows { able.with(member) } else { able.without(member) };
     }
 
     fn offer(&self, offer: Offer) {
@@ -147,6 +162,8 @@ pub struct Preparation {
     stages: BTreeMap<u64, Stage>,
     /// When something was proposed last, and about which generation.
     said: Option<(u64, Duration)>,
+    /// When the view was last asked to let a former life go.
+    buried_at: Option<Duration>,
     /// The operator was told that this node's own listeners do not count.
     told: bool,
 }
@@ -162,7 +179,8 @@ impl Preparation {
     /// Of a relay, whose own part of documents is `basis`, or of a witness.
     pub fn new(basis: Option<Basis>, inbox: &Sender<Input>) -> io::Result<Preparation> {
         let loader = basis.map(|basis| Loader::start(basis, inbox.clone())).transpose()?;
-        Ok(Preparation { loader, stages: BTreeMap::new(), said: None, told: false })
+        let stages = BTreeMap::new();
+        Ok(Preparation { loader, stages, said: None, buried_at: None, told: false })
     }
 
     /// The generation that this node may say it holds when it wants to be a member.
@@ -194,6 +212,27 @@ impl Preparation {
         (command, changed)
     }
 
+    /// Whoever restarts takes the place of its former life when it joins. One that can not join yet has
+    /// that life ejected: others hear that the node is there, and would wait for a life that is over.
+    pub fn bury(
+        &mut self,
+        now: Duration,
+        view: &View,
+        ((node, life), seat): ((NodeId, Incarnation), Seat),
+    ) -> Option<Command> {
+        let member = view.members.get(&node)?;
+        let is_former = member.state != State::Dead && member.incarnation != life;
+        let agreed = &view.configuration;
+        let may_join = self.joins_with(agreed) == agreed.active.generation;
+        let asked = self.buried_at.is_some_and(|at| now.saturating_sub(at) < REPEAT);
+        // Another disk is another machine's, or was replaced: that is not for this node to say.
+        if !is_former || member.seat != seat || may_join || asked {
+            return None;
+        }
+        self.buried_at = Some(now);
+        Some(view.eject(NodeSet::of(node), (node, member.incarnation)))
+    }
+
     /// What is known, for who asks.
     pub fn publish(&self, view: &View, shelf: &Shelf) {
         let active = view.configuration.active.generation;
@@ -208,6 +247,13 @@ impl Preparation {
         *lock(&shelf.known) = Known {
             is_known: view.number > 0,
             agreed: view.configuration.clone(),
+            unable: NodeSet::EMPTY,
+            members: view
+                .members
+                .iter()
+                .filter(|(_, member)| member.state != State::Dead)
+                .map(|(node, _)| *node)
+                .collect(),
             alive: view.alive(),
             held: held.map(|(generation, _)| *generation).collect(),
             trouble,

@@ -78,6 +78,7 @@ impl Control {
         desk: Arc<Desk>,
     ) -> Result<Control, Error> {
         let own = config.own().clone();
+        desk.shelf.note(life.0, true);
         let all = config.members.iter();
         let members: NodeSet = all.clone().map(|member| NodeId(member.id)).collect();
         let voters = all.filter(|member| member.votes).map(|member| NodeId(member.id)).collect();
@@ -342,7 +343,8 @@ impl Control {
         let view = Arc::clone(council.view());
         let shelf = &self.desk.shelf;
         let (command, changed) = self.preparation.attend(now, (&view, self.life), shelf);
-        if let Some(command) = command {
+        let own = (self.life, self.memory.seat);
+        for command in command.into_iter().chain(self.preparation.bury(now, &view, own)) {
             council.propose(now, command);
         }
         if changed {

@@ -30,8 +30,13 @@ fn cluster() -> Cluster {
         issue(&cluster, id, "key.pem");
     }
     cluster.start_all();
-    cluster.wait("a cluster", |cluster| cluster.agrees(&[1, 2, 3, 10]));
+    cluster.wait("a cluster", |cluster| cluster.agrees(&[1, 2, 3, 10]) && are_able(cluster));
     cluster
+}
+
+/// Whether all relays know that all members know documents.
+fn are_able(cluster: &Cluster) -> bool {
+    (1..=3).all(|id| cluster.nodes[&id].reporter.configuration().unable.is_empty())
 }
 
 fn issue(cluster: &Cluster, id: u8, name: &str) {
@@ -130,6 +135,28 @@ fn a_document_that_one_relay_can_not_apply_is_withdrawn_everywhere() {
     cluster.wait("a loss", |cluster| cluster.agrees_without(&[1, 3, 10], 2));
     fs::write(&key, pem).unwrap();
     cluster.wait("a return", |cluster| cluster.agrees(&[1, 2, 3, 10]));
+}
+
+#[test]
+fn no_document_is_proposed_before_all_members_know_what_that_is() {
+    let mut cluster = cluster();
+    cluster.kill(10);
+    cluster.protocols.insert(10, 4);
+    cluster.start(10);
+    cluster.wait("a return", |cluster| cluster.agrees(&[1, 2, 3, 10]) && !are_able(cluster));
+    let refused = |cluster: &Cluster| match apply(cluster, 1, DOCUMENT) {
+        Response::Error(refused) => refused.contains("node 10 is of a version that knows no doc"),
+        _ => false,
+    };
+    cluster
+        .wait("a refusal", |cluster| !cluster.nodes[&1].reporter.configuration().unable.is_empty());
+    assert!(refused(&cluster));
+    cluster.kill(10);
+    cluster.protocols.remove(&10);
+    cluster.start(10);
+    cluster.wait("a return", |cluster| cluster.agrees(&[1, 2, 3, 10]) && are_able(cluster));
+    assert_eq!(apply(&cluster, 1, DOCUMENT), Response::Configured { generation: 1 });
+    cluster.wait("generation 1", |cluster| generations(cluster, &[1, 2, 3, 10], 1));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! What a node says when, without a council and without a worker.
 
 use relay_views::command::Candidate;
-use relay_views::id::Seat;
 use relay_views::view::Kind;
 
 use super::*;
@@ -42,7 +41,13 @@ impl World {
         let (jobs, queue) = bounded(WAITING_MAX);
         let (results, done) = bounded(WAITING_MAX);
         let loader = Some(Loader { jobs, done });
-        let preparation = Preparation { loader, stages: BTreeMap::new(), said: None, told: false };
+        let preparation = Preparation {
+            loader,
+            stages: BTreeMap::new(),
+            said: None,
+            buried_at: None,
+            told: false,
+        };
         World {
             preparation,
             shelf: Shelf::default(),
@@ -133,6 +138,13 @@ fn who_begins_joins_with_what_is_in_force_or_not_at_all() {
     let view = view.apply(&prepared).unwrap();
     let mut world = World::new();
     assert_eq!(world.preparation.joins_with(&view.configuration), 0, "and is refused");
+    // Nobody waits for its former life meanwhile.
+    let (other, seat) = ((NodeId(2), Incarnation(7)), Seat::new(NodeId(2), 1));
+    let bury = |world: &mut World, seat| world.preparation.bury(world.now, &view, (other, seat));
+    assert_eq!(bury(&mut world, Seat::new(NodeId(2), 5)), None, "another machine's");
+    let eject = bury(&mut world, seat).unwrap();
+    assert!(view.apply(&eject).unwrap().alive().is_empty());
+    assert_eq!(bury(&mut world, seat), None, "not again at once");
     world.attend(&view);
     world.jobs.try_recv().unwrap();
     world.done.send((1, Err("no such file".to_owned()))).unwrap();
@@ -150,7 +162,15 @@ fn who_begins_joins_with_what_is_in_force_or_not_at_all() {
     world.shelf.answer((1, Ok(())));
     world.attend(&view);
     assert_eq!(world.preparation.joins_with(&view.configuration), 1);
+    world.now += REPEAT;
+    assert_eq!(bury(&mut world, seat), None, "it takes its place");
     // A witness holds nothing, and is not asked to.
-    let witness = Preparation { loader: None, stages: BTreeMap::new(), said: None, told: false };
+    let witness = Preparation {
+        loader: None,
+        stages: BTreeMap::new(),
+        said: None,
+        buried_at: None,
+        told: false,
+    };
     assert_eq!(witness.joins_with(&view.configuration), 1);
 }
