@@ -11,8 +11,12 @@ use std::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest request line, in bytes, newline included. Requests are a few words.
-pub const MAX_REQUEST_LINE: usize = 1024;
+/// Longest configuration document, in bytes.
+pub const MAX_DOCUMENT: usize = 256 * 1024;
+
+/// Longest request line, in bytes, newline included: a document in which every byte is escaped, and
+/// a few words.
+pub const MAX_REQUEST_LINE: usize = 2 * MAX_DOCUMENT + 8 * 1024;
 
 /// Most flows in one response. What is left out shows in [`FlowList::total`].
 pub const MAX_FLOWS: usize = 4096;
@@ -41,6 +45,11 @@ pub const MAX_RESPONSE_LINE: usize = 8 << 20;
 
 const _: () = assert!(DEFAULT_FLOWS <= MAX_FLOWS);
 const _: () = assert!(MAX_FLOWS * MAX_FLOW_LINE < MAX_RESPONSE_LINE);
+
+/// Longest name of a document, in bytes.
+pub const MAX_DOCUMENT_NAME: usize = 1024;
+
+const _: () = assert!(MAX_DOCUMENT * 6 < MAX_RESPONSE_LINE);
 
 /// What an operator asks a relay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +82,17 @@ pub enum Request {
         /// 1 to [`MAX_WEIGHT`]; a new member has [`DEFAULT_WEIGHT`].
         weight: u16,
     },
+    /// What configuration the cluster agrees on.
+    Configuration,
+    /// Have the cluster agree on this configuration.
+    Configure {
+        /// What the document is called in errors; at most [`MAX_DOCUMENT_NAME`] long.
+        name: String,
+        /// The document, at most [`MAX_DOCUMENT`] long.
+        text: String,
+    },
+    /// Drop the proposed configuration.
+    WithdrawConfiguration,
 }
 
 /// What a relay answers.
@@ -88,6 +108,21 @@ pub enum Response {
     /// To [`Request::Drain`], [`Request::Undrain`] and [`Request::Weigh`]: the council was asked. [`Request::Status`] says
     /// what came of it.
     Proposed,
+    /// To [`Request::Configuration`].
+    Configuration {
+        /// What is in force, and what is being prepared.
+        report: ConfigurationReport,
+        /// The document in force; empty if there is none.
+        text: String,
+    },
+    /// To [`Request::Configure`] and [`Request::WithdrawConfiguration`]: the council was asked.
+    /// [`Request::Configuration`] says what came of it.
+    Configured {
+        /// The number of the document.
+        generation: u64,
+    },
+    /// To [`Request::Configure`]: the document has a mistake; the text is for people.
+    Mistake(String),
     /// The request was refused or could not be answered; the text is for people.
     Error(String),
 }
@@ -200,6 +235,39 @@ pub struct CouncilReport {
     pub members: Vec<CouncilMember>,
     /// What keeps this node from taking part, for people.
     pub trouble: Option<String>,
+    /// What configuration the cluster agrees on; absent from a node that does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationReport>,
+}
+
+/// What configuration a cluster agrees on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationReport {
+    /// Number of the document in force; 0: every node has its own configuration.
+    pub generation: u64,
+    /// Number of the document that is being prepared.
+    pub proposed: Option<u64>,
+    /// Relays that hold it.
+    pub prepared: Vec<u8>,
+    /// Live relays that do not hold it yet.
+    pub awaited: Vec<u8>,
+    /// The last document that did not come into force.
+    pub withdrawn: Option<WithdrawnReport>,
+    /// Numbers of the documents that the answering node holds.
+    pub held: Vec<u64>,
+    /// What keeps the answering node from using the document in force, for people.
+    pub trouble: Option<String>,
+}
+
+/// A document that did not come into force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawnReport {
+    /// Its number.
+    pub generation: u64,
+    /// Who could not apply it; absent if an operator withdrew it.
+    pub node: Option<u8>,
+    /// Why, for people.
+    pub reason: Option<String>,
 }
 
 /// A member of a view.

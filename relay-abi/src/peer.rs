@@ -5,12 +5,14 @@
 
 mod entry;
 mod mark;
+mod opening;
 
 use alloc::vec::Vec;
 
 pub use self::entry::{ENTRIES_MAX, Entry};
 use self::entry::{decode_entries, encode_entries};
 pub use self::mark::Mark;
+pub use self::opening::Opening;
 pub use crate::wire::Malformed;
 use crate::wire::{Reader, Writer};
 
@@ -174,22 +176,6 @@ pub struct Keys<'a> {
     pub secret: &'a [u8],
 }
 
-/// A flow in its TLS handshake as a whole. A node that repeats the handshake with this input and
-/// these answers comes to the identical state, with the identical output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opening<'a> {
-    pub flow: u64,
-    pub client: Leg,
-    /// The client's stream from offset 0.
-    pub input: &'a [u8],
-    /// Bytes of `input` that are whole records and were fed to the handshake.
-    pub consumed: u32,
-    /// The crypto provider's answers so far.
-    pub journal: &'a [u8],
-    /// The owner's clock in milliseconds when the flow began.
-    pub created_ms: u64,
-}
-
 /// An established flow as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base<'a> {
@@ -236,6 +222,7 @@ const TRANSCRIPT: u8 = 9;
 const SESSION: u8 = 10;
 const MARK: u8 = 11;
 const STRAY: u8 = 12;
+const OPENING_OF: u8 = 13;
 
 impl<'a> Message<'a> {
     /// Appends the encoded message to `out`.
@@ -245,10 +232,7 @@ impl<'a> Message<'a> {
                 out.u8(VIEW);
                 view.encode(out);
             }
-            Message::Opening(opening) => {
-                out.u8(OPENING);
-                opening.encode(out);
-            }
+            Message::Opening(opening) => opening.encode(out),
             Message::Transcript { flow, offset, input, consumed, journal } => {
                 out.u8(TRANSCRIPT);
                 out.u64(*flow);
@@ -346,7 +330,7 @@ impl<'a> Message<'a> {
                     frame: r.rest(),
                 });
             }
-            OPENING => Message::Opening(Opening::decode(&mut r)?),
+            kind @ (OPENING | OPENING_OF) => Message::Opening(Opening::decode(kind, &mut r)?),
             TRANSCRIPT => Message::Transcript {
                 flow: r.u64()?,
                 offset: r.u32()?,
@@ -512,28 +496,6 @@ impl<'a> Keys<'a> {
 
     fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(Keys { generation: r.u32()?, sequence: r.u64()?, secret: r.prefixed()? })
-    }
-}
-
-impl<'a> Opening<'a> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.u64(self.flow);
-        self.client.encode(out);
-        out.prefixed(self.input);
-        out.u32(self.consumed);
-        out.prefixed(self.journal);
-        out.u64(self.created_ms);
-    }
-
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(Opening {
-            flow: r.u64()?,
-            client: Leg::decode(r)?,
-            input: r.prefixed()?,
-            consumed: r.u32()?,
-            journal: r.prefixed()?,
-            created_ms: r.u64()?,
-        })
     }
 }
 

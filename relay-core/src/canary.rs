@@ -53,6 +53,9 @@ pub enum Canary {
     TrustForwarder,
     /// Units: the owner of any unit answers for the cluster's addresses.
     ClaimForAnyUnit,
+    /// A new owner repeats a handshake under the configuration in force, not under the one under which
+    /// it began.
+    RepeatUnderAnother,
     /// Rule 20: TCP buffers keep the bytes that nobody needs any more.
     KeepPages,
 }

@@ -6,6 +6,7 @@ pub use crate::unit::Unit;
 
 use crate::frame::{EthernetAddress, IpAddress, IpEndpoint};
 use crate::id::NodeId;
+use crate::listeners::Listeners;
 use crate::relay::HoldTime;
 use crate::spread::Spread;
 use crate::tcp;
@@ -32,7 +33,7 @@ pub struct Settings {
     pub cluster: Cluster,
     pub client_mac: Macs,
     pub backend_mac: Macs,
-    pub listeners: Vec<Listener>,
+    pub listeners: Listeners,
     pub client_tcp: tcp::Config,
     pub backend_tcp: tcp::Config,
     /// On which queues of the port toward backends their replies arrive, if that is known and several
@@ -60,9 +61,11 @@ impl Settings {
         }
     }
 
-    /// What connections of clients to this listener are opened with.
-    pub fn client_tcp_of(&self, listener: &Listener) -> tcp::Config {
-        tcp::Config { congestion: listener.congestion, outlives_peer: true, ..self.client_tcp }
+    /// What connections of clients to this listener are opened with, or go on with if it is gone.
+    pub fn client_tcp_of(&self, listener: Option<&Listener>) -> tcp::Config {
+        let usual = self.client_tcp.congestion;
+        let congestion = listener.map_or(usual, |listener| listener.congestion);
+        tcp::Config { congestion, outlives_peer: true, ..self.client_tcp }
     }
 }
 

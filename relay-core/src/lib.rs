@@ -16,6 +16,7 @@ mod entropy;
 pub mod flow;
 pub mod frame;
 pub mod id;
+pub mod listeners;
 pub mod node;
 pub mod reason;
 pub mod relay;

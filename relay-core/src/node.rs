@@ -2,6 +2,7 @@
 
 mod agreed;
 mod answer;
+mod configuration;
 mod handover;
 mod membership;
 mod report;
@@ -100,6 +101,8 @@ pub enum Command {
     /// Who owns the unit has changed: frames of its buckets, and if it holds the addresses, those
     /// to the cluster's MACs, go elsewhere. See [`Node::steers_to`].
     Steer,
+    /// Frames to this address come to us on one side from now on: connections go on that have it.
+    Serve(Side, IpAddress),
     /// Find out the next hop toward an address on one side, and tell it to
     /// [`Node::handle_neighbor`].
     Resolve(Side, IpAddress),
@@ -133,9 +136,7 @@ impl Node {
     /// A blank node. Everything unpredictable follows from `seed`.
     pub fn new(mut settings: Settings, seed: [u8; 16], now: Instant) -> Self {
         let sessions = Sessions::default();
-        for listener in &mut settings.listeners {
-            listener.tls.keep_sessions_in(&sessions);
-        }
+        settings.listeners.keep_sessions_in(&sessions);
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
         Self::with_life(settings, (incarnation, sessions), entropy, now)

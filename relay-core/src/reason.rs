@@ -77,6 +77,8 @@ reasons! {
     TlsHandshake = "tls_handshake",
     /// Not a TLS record, or one that cannot come here.
     TlsMalformed = "tls_malformed",
+    /// The configuration in force, or that of a handshake, is not held here.
+    UnknownConfiguration = "unknown_configuration",
     /// No listener on this address and port.
     UnknownFlow = "unknown_flow",
     /// More data than the receive buffer has room for.

@@ -264,6 +264,8 @@ impl Shard {
             let is_scarce = self.replicated > settings.replicated_max;
             let mut turn = Turn::new((now, replicas), effects, counters, settings);
             (turn.is_scarce, turn.hurries) = (is_scarce, self.hurries);
+            let generation = slot.flow.generation();
+            turn.is_outdated = generation.is_some_and(|of| settings.listeners.is_outdated(of));
             let next = slot.flow.service(&mut turn);
             slot.count_replicated(&mut self.replicated);
             if slot.flow.is_lingering() && !slot.lingers {
@@ -361,16 +363,23 @@ impl Shard {
         settings: &Settings,
     ) -> Result<(), Reason> {
         let vip = crate::flow::ip_endpoint(&shadow.client().local);
-        let listener = listener_of(settings, vip.addr, vip.port).ok_or(Reason::NotForUs)?;
+        let listeners = &settings.listeners;
+        let listener = match &shadow {
+            Shadow::Opening(_) if breaks(Canary::RepeatUnderAnother) => {
+                listeners.find(vip.addr, vip.port)
+            }
+            Shadow::Opening(opening) => listeners.find_in(opening.generation, vip.addr, vip.port),
+            // It needs none any more.
+            Shadow::Open(_) => listeners.find_any(vip.addr, vip.port),
+        };
         let with = Restoration {
             now,
-            client_config: &settings.client_tcp_of(&settings.listeners[listener]),
+            client_config: &settings.client_tcp_of(listener.map(|(_, listener)| listener)),
             backend_config: &settings.backend_tcp,
             hold: settings.hold,
             clock_lead,
             outage,
-            listener,
-            tls: &settings.listeners[listener].tls,
+            listener: listener.map(|(place, listener)| (place, &listener.tls)),
         };
         let mut flow = Flow::restore(id, shadow, &with)?;
         let effects = &mut self.effects;
@@ -547,10 +556,6 @@ fn begins_anew(
         }
         _ => false,
     }
-}
-
-fn listener_of(settings: &Settings, address: IpAddress, port: u16) -> Option<usize> {
-    settings.listeners.iter().position(|l| l.port == port && l.addresses.contains(&address))
 }
 
 /// The bucket of a connection's frames to us.

@@ -14,10 +14,11 @@ use relay_abi::bucket::BUCKETS;
 use relay_views::View;
 use relay_views::id::NodeSet;
 
-use crate::config::{Settings, Side, Unit};
+use crate::config::{Listener, Settings, Side, Unit};
 use crate::entropy::Entropy;
 use crate::frame::{EthernetAddress, Inbound, IpAddress, parse};
 use crate::id::{Incarnation, NodeId};
+use crate::listeners::TooManyAddresses;
 use crate::node::{Command, Node, NodeReport};
 use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, PairKey, Role};
@@ -100,9 +101,7 @@ impl Units {
         settings.accepts_per_second =
             settings.accepts_per_second.map(|limit| limit.div_ceil(count as u32));
         settings.backend_spread = settings.backend_spread.map(|spread| spread.seen_by(part.worker));
-        for listener in &mut settings.listeners {
-            listener.tls.keep_sessions_in(sessions);
-        }
+        settings.listeners.keep_sessions_in(sessions);
         let mut entropy = Entropy::new(seed);
         let incarnation = Incarnation(entropy.u64().max(1));
         let others: Vec<Entropy> = (1..count).map(|_| entropy.fork()).collect();
@@ -248,6 +247,18 @@ impl Units {
         self.touched.fill(true);
         self.nodes.iter_mut().for_each(|node| node.handle_view(now, view));
         Ok(())
+    }
+
+    /// Takes in listeners to hold, see [`Node::handle_configuration`].
+    ///
+    /// # Errors
+    /// When there is no room for their addresses.
+    pub fn handle_configuration(
+        &mut self,
+        generation: u64,
+        listeners: &[Listener],
+    ) -> Result<(), TooManyAddresses> {
+        self.nodes.iter_mut().try_for_each(|node| node.handle_configuration(generation, listeners))
     }
 
     /// The council vouches for the view that was shown last, see [`Node::handle_lease`].

@@ -2,12 +2,13 @@
 //! the certificates that a cluster's nodes trust each other by, and restarts a cluster node by node.
 //!
 //! Exit codes: 0 for an answer, 1 when the relay cannot be reached or refuses, or a file cannot be
-//! made, 2 for a wrong command line.
+//! made, 2 for a wrong command line or a mistake in a document.
 
 #![forbid(unsafe_code)]
 
 mod client;
 mod cluster;
+mod config;
 mod drain;
 mod shares;
 mod table;
@@ -32,6 +33,14 @@ fn main() -> ExitCode {
         Command::Rebalance { wait } => shares::wait(&cli.control, *wait),
         Command::Upgrade(options) => upgrade::run(&cli.control, options),
         Command::Cluster { action } => cluster::run(action),
+        Command::Config { action } => match config::run(&cli.control, action) {
+            Err(config::Failure::Mistake(message)) => {
+                eprintln!("relay-ctl: {message}");
+                return ExitCode::from(2);
+            }
+            Err(config::Failure::Other(message)) => Err(message),
+            Ok(text) => Ok(text),
+        },
     };
     match text.map(|text| print(&text)) {
         Ok(code) => code,
@@ -88,6 +97,11 @@ enum Command {
     },
     /// Restart every node, one after the other, so that no connection is lost
     Upgrade(upgrade::Upgrade),
+    /// The configuration that the cluster's relays agree on
+    Config {
+        #[command(subcommand)]
+        action: config::Action,
+    },
     /// The certificates of a cluster's nodes
     Cluster {
         #[command(subcommand)]

@@ -1,10 +1,11 @@
 //! Answers as text for people.
 
 use relay_abi::control::{
-    CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, PeerReport, Role,
-    StatusReport,
+    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport,
+    PeerReport, Role, StatusReport,
 };
 
+use crate::config;
 use crate::table::{Align, Table, duration, printable, size};
 
 /// The node, then its peers.
@@ -66,6 +67,11 @@ fn council(council: &CouncilReport) -> Vec<(&'static str, String)> {
     let state = format!("{leader}, term {}, view {}", council.term, council.view);
     let mut lines = vec![("council", state), ("seat", council.seat.clone())];
     lines.extend(council.trouble.clone().map(|trouble| ("trouble", trouble)));
+    let report = council.configuration.iter();
+    // What keeps the node from using it is its trouble already.
+    let report = report.map(|report| ConfigurationReport { trouble: None, ..report.clone() });
+    let told = report.flat_map(|report| config::lines(&report));
+    lines.extend(told.map(|line| ("configured", line)));
     lines
 }
 

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use relay_abi::control::{
-    CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport, MAX_REQUEST_LINE,
-    PeerReport, Request, Response, Role, Share, StatusReport, read_line,
+    ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport,
+    MAX_REQUEST_LINE, PeerReport, Request, Response, Role, Share, StatusReport, WithdrawnReport,
+    read_line,
 };
 
 #[test]
@@ -57,6 +58,7 @@ fn a_witness_shows_what_it_votes_about() {
         view: 17,
         members: vec![member(1, "relay", "live"), member(2, "relay", "dead")],
         trouble: Some("votes.log: the disk is full".to_owned()),
+        configuration: Some(ConfigurationReport { generation: 3, ..Default::default() }),
     };
     let report = StatusReport {
         role: Role::Witness,
@@ -76,12 +78,63 @@ incarnation  5f00
 council      1 leads, term 4, view 17
 seat         9@00000000000007
 trouble      votes.log: the disk is full
+configured   generation 3 is in force
 
 MEMBER  KIND   STATE  VOTES  WEIGHT  INCARNATION
      1  relay  live   yes       100  5f00
      2  relay  dead   no        100  5f00
 "
     );
+}
+
+#[test]
+fn a_mistake_in_a_document_has_an_exit_code_of_its_own() {
+    let directory = std::env::temp_dir().join(format!("relay-ctl-document-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("listeners.toml");
+    fs::write(&file, "[[listener]]\n").unwrap();
+    let name = file.to_str().unwrap();
+    let mistake = "listeners.toml:1: listener[1]: missing field `port`: add it".to_owned();
+    let relay = FakeRelay::new(Response::Mistake(mistake.clone()));
+    let output = relay.ctl(&["config", "apply", name]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("relay-ctl: {mistake}\n"));
+    let text = "[[listener]]\n".to_owned();
+    assert_eq!(relay.asked(), Request::Configure { name: name.to_owned(), text });
+
+    let busy = FakeRelay::new(Response::Error("generation 3 is being prepared".to_owned()));
+    let output = busy.ctl(&["config", "apply", name]);
+    assert_eq!(output.status.code(), Some(1));
+    fs::remove_dir_all(&directory).unwrap();
+    // No relay is asked.
+    let missing = ctl().args(["config", "apply", name]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn a_document_that_is_shown_is_one_again() {
+    let report = ConfigurationReport {
+        generation: 3,
+        withdrawn: Some(WithdrawnReport {
+            generation: 4,
+            node: Some(2),
+            reason: Some("configuration 4:9: no such file".to_owned()),
+        }),
+        ..Default::default()
+    };
+    let text = "[[listener]]\nport = 443".to_owned();
+    let relay = FakeRelay::new(Response::Configuration { report, text });
+    let output = stdout(&relay.ctl(&["config", "show"]));
+    assert_eq!(
+        output,
+        "\
+# generation 3 is in force
+# generation 4 was withdrawn by node 2: configuration 4:9: no such file
+[[listener]]
+port = 443
+"
+    );
+    assert_eq!(relay.asked(), Request::Configuration);
 }
 
 /// What two live relays say, of which the first is to own three times as much.

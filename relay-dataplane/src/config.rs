@@ -5,6 +5,7 @@
 //! checks what can only be checked together. So a relay either starts with a configuration that
 //! makes sense or says in one line what to write instead.
 
+mod document;
 mod error;
 mod files;
 mod parse;
@@ -21,6 +22,7 @@ use relay_core::relay::HoldTime;
 use relay_core::tcp::Algorithm;
 use relay_views::view::Kind;
 
+pub use document::{Basis, Document};
 pub use error::ConfigError;
 
 /// Most peers of a node: a cluster has at most eight relays, so that a commit stays one short
@@ -155,6 +157,8 @@ pub struct Council {
     pub worker_timeout: Duration,
     /// Whether the control thread runs before every ordinary process.
     pub realtime: bool,
+    /// What this node adds to the cluster's configuration; a witness has nothing to do with it.
+    pub documents: Option<Basis>,
 }
 
 /// `[[cluster.council.member]]`.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod council;
 pub mod crew;
+pub mod document;
 pub mod neighbors;
 pub mod port;
 pub mod priority;

@@ -14,6 +14,7 @@ use relay_core::units::{Part, Units};
 use crate::clock::Clock;
 use crate::council::Reporter;
 use crate::crew::Crew;
+use crate::document;
 use crate::worker::Interface;
 
 mod merge;
@@ -51,6 +52,9 @@ pub fn answer(
             }
             all.extend(council.into_iter().flat_map(Reporter::counters));
             Response::Counters(all)
+        }
+        Request::Configuration | Request::Configure { .. } | Request::WithdrawConfiguration => {
+            Response::Error(document::NO_COUNCIL.to_owned())
         }
         Request::Drain { .. } | Request::Undrain { .. } | Request::Weigh { .. } => Response::Error(
             "this relay has no council, and two relays without one cannot hand over: see \

@@ -21,6 +21,7 @@ use crate::config::{Config, PortMode};
 use crate::control::{ControlError, ControlServer};
 use crate::council::{self, Views};
 use crate::crew::Crew;
+use crate::document::Operator;
 use crate::neighbors::Neighbors;
 use crate::port::{self, Mode, Port, PortOptions, XskPort};
 use crate::worker::{Interface, Worker};
@@ -76,7 +77,15 @@ pub struct Relay {
 
 /// The listeners with their certificates, which are checked.
 pub fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    config.listeners.iter().map(|listener| resolve(listener, config)).collect()
+    resolve_all(&config.listeners, &config.cluster.key)
+}
+
+/// The same for any listeners of a cluster with this key.
+pub fn resolve_all(
+    listeners: &[crate::config::Listener],
+    key: &[u8; 32],
+) -> Result<Vec<Listener>, StartError> {
+    listeners.iter().map(|listener| resolve(listener, key)).collect()
 }
 
 /// Loads the XDP programs, opens the ports and makes the nodes.
@@ -103,6 +112,9 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
     let life = (settings.node, units[0].incarnation());
     let council = config.cluster.council.as_ref();
     let council = council.map(|council| council::start(council, life)).transpose()?;
+    let reporter = council.as_ref().map(Views::reporter);
+    let basis = config.cluster.council.as_ref().and_then(|council| council.documents.clone());
+    let operator = reporter.zip(basis).map(|(reporter, basis)| Operator::new(reporter, basis));
     let mut views = council.map(Views::of_all).unwrap_or_default().into_iter();
     let crew = Crew::new(config.worker.count).map_err(StartError::Crew)?;
     let (mut workers, mut queries) = (Vec::new(), Vec::new());
@@ -111,11 +123,12 @@ pub fn start(config: &Config) -> Result<Relay, StartError> {
         queries.push(sender);
         let neighbors = Neighbors::start().map_err(StartError::Neighbors)?;
         let ports = [&mut client, &mut backend, &mut cluster].map(Opened::next);
-        let worker = Worker::new((part, Arc::clone(&crew)), units, ports, neighbors, asked, clock);
+        let others = (neighbors, asked);
+        let worker = Worker::new((part, Arc::clone(&crew)), units, ports, others, clock);
         let worker = worker.with_mode(config.ports.mode == PortMode::Busy);
         workers.push(worker.with_rest(config.cluster.heartbeat).with_views(views.next()));
     }
-    let control = ControlServer::start(&config.node.control, queries)?;
+    let control = ControlServer::start_with(&config.node.control, queries, operator)?;
     Ok(Relay { workers, control, drops })
 }
 
@@ -236,7 +249,7 @@ fn settings(
         unit: Unit::WHOLE,
         client_mac: macs(config.virtual_mac.client, client),
         backend_mac: macs(config.virtual_mac.backend, backend),
-        listeners,
+        listeners: listeners.into(),
         client_tcp: tcp(client.any()),
         backend_tcp: tcp(backend.any()),
         backend_spread: spread(config, &backend.name),
@@ -274,7 +287,7 @@ fn wake() -> tcp::Wake {
     wake
 }
 
-fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listener, StartError> {
+fn resolve(listener: &crate::config::Listener, key: &[u8; 32]) -> Result<Listener, StartError> {
     let identities = listener.certificates.iter().map(|certificate| tls::Identity {
         certificate_chain_pem: certificate.chain.clone(),
         key_pem: certificate.key.clone(),
@@ -288,7 +301,7 @@ fn resolve(listener: &crate::config::Listener, config: &Config) -> Result<Listen
         identities: identities.collect(),
         alpn: Vec::new(),
         client_auth,
-        ticket_key: cluster_secret(&config.cluster.key, "tickets"),
+        ticket_key: cluster_secret(key, "tickets"),
         clock: Arc::new(WallClock),
         entropy: None,
     };

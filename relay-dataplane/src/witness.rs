@@ -96,7 +96,12 @@ fn answer(
             })
         }
         Request::Counters => Response::Counters(reporter.counters()),
-        Request::Drain { .. } | Request::Undrain { .. } | Request::Weigh { .. } => {
+        Request::Configuration => reporter.configuration().answer(),
+        Request::Drain { .. }
+        | Request::Undrain { .. }
+        | Request::Weigh { .. }
+        | Request::Configure { .. }
+        | Request::WithdrawConfiguration => {
             Response::Error("a witness takes no orders: ask a relay".to_owned())
         }
         Request::Flows { .. } => {

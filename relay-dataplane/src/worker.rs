@@ -1,6 +1,8 @@
 //! A worker: one pinned thread that drains its rings, runs its nodes and fills its rings. A relay has one,
 //! or several that share its receive queues and its units, see [`Crew`].
 
+mod configuration;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -88,8 +90,7 @@ impl Worker {
         (part, crew): (Part, Arc<Crew>),
         units: Units,
         [client, backend, cluster]: [Interface; 3],
-        neighbors: Neighbors,
-        queries: Receiver<Query>,
+        (neighbors, queries): (Neighbors, Receiver<Query>),
         clock: Clock,
     ) -> Self {
         Worker {
@@ -243,6 +244,10 @@ impl Worker {
                 self.units.count()
             );
         }
+        for offer in views.configurations() {
+            let held = configuration::hold(&mut self.units, [&self.client, &self.backend], &offer);
+            views.answer((offer.generation, held));
+        }
         for (peer, key) in views.pair_keys() {
             self.units.handle_pair_key(now, peer, &key);
         }
@@ -289,6 +294,13 @@ impl Worker {
                     if let Some(views) = &mut self.views {
                         views.suspect(since_epoch(now), silent);
                     }
+                }
+                Command::Serve(side, address) => {
+                    let interface = match side {
+                        Side::Client => &self.client,
+                        Side::Backend | Side::Cluster => &self.backend,
+                    };
+                    configuration::serve(interface, address.into());
                 }
                 Command::Resolve(side, address) => {
                     let interface = match side {
@@ -406,7 +418,8 @@ fn change(request: &Request) -> Option<Proposal> {
         Request::Drain { node } => Some(Proposal::Drain { node: NodeId(node) }),
         Request::Undrain { node } => Some(Proposal::Undrain { node: NodeId(node) }),
         Request::Weigh { node, weight } => Some(Proposal::Weigh { node: NodeId(node), weight }),
-        Request::Status | Request::Flows { .. } | Request::Counters => None,
+        // The rest is questions, and configurations, for which the control socket's thread asks.
+        _ => None,
     }
 }
 

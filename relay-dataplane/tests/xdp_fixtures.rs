@@ -151,6 +151,31 @@ fn the_kernel_keeps_what_is_not_ours() {
     }
 }
 
+/// Configurations change while the program runs.
+#[test]
+fn an_address_that_is_added_is_served_from_then_on() {
+    let mut bench = Bench::new(LONG);
+    let (v4, v6) = (Ipv4Addr::new(10, 99, 1, 77), "fd99:1::77".parse().expect("an address"));
+    let frames = [tcp4(v4, 40_000, 443), tcp6(v6, 40_000, 443)];
+    for frame in &frames {
+        assert_eq!(bench.program.test_run(frame).expect("run"), PASS);
+    }
+    for address in [v4.into(), v6.into()] {
+        // Again and again: configurations share addresses.
+        for _ in 0..2 {
+            bench.program.add_address(address, Kind::Service).expect("room");
+        }
+    }
+    for frame in &frames {
+        bench.expect(frame, Reason::Service, REDIRECT);
+    }
+    let mut more = (0u32..).map(|host| Ipv4Addr::from(0x0a00_0000 + host).into());
+    let refused = more.find_map(|address| bench.program.add_address(address, Kind::Service).err());
+    let refused = refused.expect("the table is bounded").to_string();
+    assert!(refused.contains("addresses"), "{refused}");
+    bench.expect(&frames[0], Reason::Service, REDIRECT);
+}
+
 #[test]
 fn cluster_datagrams_need_neither_lease_nor_ownership() {
     let mut bench = Bench::new(LONG);

@@ -8,8 +8,8 @@ use crate::id::{Incarnation, NodeId, NodeSet, Seat};
 use crate::placement::Field;
 use crate::settle::Settling;
 use crate::view::{
-    Bucket, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, State, VIPS_MAX, View,
-    WEIGHT_MAX,
+    Bucket, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, OBJECTION_MAX, State,
+    VIPS_MAX, View, WEIGHT_MAX, Withdrawn,
 };
 
 impl View {
@@ -142,7 +142,8 @@ impl View {
             return Err(Refusal::Generation);
         }
         if known.is_some_and(|known| known.incarnation != incarnation) {
-            // Rule 9: who restarts is blank.
+            // Rule 9: who restarts is blank. Nor does it hold what its former life was given.
+            self.configuration.prepared = self.configuration.prepared.without(node);
             for bucket in &mut self.buckets {
                 if bucket.in_sync.union(bucket.learners).contains(node) {
                     bucket.in_sync = bucket.in_sync.without(node);
@@ -255,7 +256,7 @@ impl View {
                 return Err(Refusal::Range);
             }
             Command::Configure { generation, bytes, vips } => {
-                if proposed.is_some() || *generation != configuration.active.generation + 1 {
+                if proposed.is_some() || *generation != configuration.next() {
                     return Err(Refusal::Generation);
                 }
                 let (bytes, vips) = (bytes.clone(), vips.clone());
@@ -276,9 +277,16 @@ impl View {
                 }
                 self.configuration.prepared = configuration.prepared.with(node.0);
             }
-            Command::Withdraw { generation } if proposed == Some(*generation) => {
+            Command::Withdraw { objection: Some(objection), .. }
+                if objection.reason.len() > OBJECTION_MAX =>
+            {
+                return Err(Refusal::Range);
+            }
+            Command::Withdraw { generation, objection } if proposed == Some(*generation) => {
                 self.configuration.proposed = None;
                 self.configuration.prepared = NodeSet::EMPTY;
+                let (generation, objection) = (*generation, objection.clone());
+                self.configuration.withdrawn = Some(Withdrawn { generation, objection });
             }
             _ => return Err(Refusal::Generation),
         }

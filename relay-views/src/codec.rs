@@ -12,8 +12,8 @@ use relay_abi::wire::{Malformed, Reader, Writer};
 use crate::command::{Candidate, Command};
 use crate::id::{Incarnation, NODE_IDS, NodeId, NodeSet, Seat};
 use crate::view::{
-    Bucket, Configuration, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member, State,
-    VIPS_MAX, View,
+    Bucket, Configuration, DOCUMENT_MAX, Document, Holder, Kind, MEMBERS_MAX, Member,
+    OBJECTION_MAX, Objection, State, VIPS_MAX, View, Withdrawn,
 };
 
 /// Victims of one ejection.
@@ -40,9 +40,15 @@ impl View {
             put_bucket(&mut out, bucket);
         }
         put_document(&mut out, &self.configuration.active);
-        out.bool(self.configuration.proposed.is_some());
-        if let Some(document) = &self.configuration.proposed {
+        // As before any document could be dropped, where none was.
+        let Configuration { proposed, withdrawn, .. } = &self.configuration;
+        out.u8(u8::from(proposed.is_some()) | u8::from(withdrawn.is_some()) << 1);
+        if let Some(document) = proposed {
             put_document(&mut out, document);
+        }
+        if let Some(withdrawn) = withdrawn {
+            out.u64(withdrawn.generation);
+            put_objection(&mut out, withdrawn.objection.as_ref());
         }
         out.u64(self.configuration.prepared.bits());
         out.u16(self.vips.len() as u16);
@@ -67,9 +73,12 @@ impl View {
         let count = bounded(from.u16()?.into(), BUCKETS as usize)?;
         let buckets = (0..count).map(|_| bucket(from)).collect::<Result<Vec<_>, _>>()?;
         let active = document(from)?;
-        let proposed = if from.bool()? { Some(document(from)?) } else { None };
+        let has = from.u8()?;
+        bounded(has.into(), 3)?;
+        let proposed = if has & 1 != 0 { Some(document(from)?) } else { None };
+        let withdrawn = if has & 2 != 0 { Some(withdrawn(from)?) } else { None };
         let prepared = NodeSet::from_bits(from.u64()?);
-        let configuration = Configuration { active, proposed, prepared };
+        let configuration = Configuration { active, proposed, prepared, withdrawn };
         let count = bounded(from.u16()?.into(), VIPS_MAX)?;
         let vips = (0..count).map(|_| {
             let vip = address(from)?;
@@ -125,7 +134,10 @@ impl Command {
                 put_life(&mut out, *owner);
                 put_life(&mut out, *learner);
             }
-            Command::Withdraw { generation } => out.u64(*generation),
+            Command::Withdraw { generation, objection } => {
+                out.u64(*generation);
+                put_objection(&mut out, objection.as_ref());
+            }
             Command::Replicas { replicas } => out.u8(*replicas),
             Command::Weigh { node, weight } => {
                 out.u8(node.0);
@@ -174,7 +186,7 @@ impl Command {
             12 => Command::Replicas { replicas: from.u8()? },
             13 => Command::Undrain { node: node(from)? },
             14 => Command::Weigh { node: node(from)?, weight: from.u16()? },
-            15 => Command::Withdraw { generation: from.u64()? },
+            15 => Command::Withdraw { generation: from.u64()?, objection: objection(from)? },
             _ => return Err(Malformed),
         };
         reader.finish()?;
@@ -289,6 +301,24 @@ fn document(from: &mut Reader<'_>) -> Result<Document, Malformed> {
     let count = bounded(from.u16()?.into(), VIPS_MAX)?;
     let vips = (0..count).map(|_| address(from)).collect::<Result<Arc<[_]>, _>>()?;
     Ok(Document { generation, bytes, vips })
+}
+
+fn withdrawn(from: &mut Reader<'_>) -> Result<Withdrawn, Malformed> {
+    Ok(Withdrawn { generation: from.u64()?, objection: objection(from)? })
+}
+
+fn put_objection(out: &mut Vec<u8>, objection: Option<&Objection>) {
+    put_node(out, objection.map(|objection| objection.node));
+    if let Some(objection) = objection {
+        out.prefixed(objection.reason.as_bytes());
+    }
+}
+
+fn objection(from: &mut Reader<'_>) -> Result<Option<Objection>, Malformed> {
+    let Some(node) = maybe_node(from)? else { return Ok(None) };
+    let reason = std::str::from_utf8(from.prefixed()?).map_err(|_| Malformed)?;
+    bounded(reason.len(), OBJECTION_MAX)?;
+    Ok(Some(Objection { node, reason: reason.into() }))
 }
 
 fn put_buckets(out: &mut Vec<u8>, seen: u64, buckets: &[u16]) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::id::{Incarnation, NodeId, Seat};
-use crate::view::Kind;
+use crate::view::{Kind, Objection};
 
 /// A change of the view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Command {
     /// Proposed by the leader or an operator: the next configuration document. It is in force when
     /// every live relay said [`Command::Prepared`].
     Configure {
-        /// The active generation plus one.
+        /// See [`crate::view::Configuration::next`].
         generation: u64,
         /// At most [`crate::view::DOCUMENT_MAX`].
         bytes: Arc<[u8]>,
@@ -105,6 +105,8 @@ pub enum Command {
     Withdraw {
         /// Which document.
         generation: u64,
+        /// Who can not apply it, if that is why.
+        objection: Option<Objection>,
     },
     /// Changes the number of copies; 0 is as many as there are relays.
     Replicas {

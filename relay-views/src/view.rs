@@ -21,6 +21,9 @@ pub const WEIGHT_MAX: u16 = 1000;
 /// The longest configuration document, in bytes. It travels in one entry of the log.
 pub const DOCUMENT_MAX: usize = 256 * 1024;
 
+/// The longest reason of an objection, in bytes.
+pub const OBJECTION_MAX: usize = 512;
+
 /// What consensus decided: who is alive, and who owns and backs up every bucket.
 ///
 /// Made by [`View::genesis`], [`View::apply`] and [`View::decode`] only; fields are for reading.
@@ -115,14 +118,35 @@ pub struct Configuration {
     pub active: Document,
     /// The next one, until every live relay holds it.
     pub proposed: Option<Document>,
-    /// Who holds the proposed one.
+    /// Who holds the proposed one: lives, since who joins anew is taken out.
     pub prepared: NodeSet,
+    /// The last one that did not come into force.
+    pub withdrawn: Option<Withdrawn>,
+}
+
+/// A document that was dropped. Its number is not used again: whoever holds it, or says late that it
+/// does, means no other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Which.
+    pub generation: u64,
+    /// Who could not apply it, and why; none if an operator thought better.
+    pub objection: Option<Objection>,
+}
+
+/// Why a document can not come into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// Who can not apply it.
+    pub node: NodeId,
+    /// For people; at most [`OBJECTION_MAX`] long.
+    pub reason: Arc<str>,
 }
 
 /// A configuration document. Witnesses keep it, too: it names secrets, and holds none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Document {
-    /// Counts activations.
+    /// Grows with every document that is proposed.
     pub generation: u64,
     /// Opaque here; at most [`DOCUMENT_MAX`] long.
     pub bytes: Arc<[u8]>,
@@ -137,6 +161,22 @@ pub struct Holder {
     pub node: Option<NodeId>,
     /// The view that last changed it: announcements of an older one are stale.
     pub changed: u64,
+}
+
+impl Configuration {
+    /// The generation of the next document.
+    pub fn next(&self) -> u64 {
+        let withdrawn = self.withdrawn.as_ref().map_or(0, |withdrawn| withdrawn.generation);
+        self.active.generation.max(withdrawn) + 1
+    }
+}
+
+impl Objection {
+    /// An objection whose reason is cut where it gets too long.
+    pub fn new(node: NodeId, reason: &str) -> Objection {
+        let end = reason.floor_char_boundary(OBJECTION_MAX);
+        Objection { node, reason: reason[..end].into() }
+    }
 }
 
 impl View {

@@ -8,12 +8,12 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use relay_views::command::Candidate;
 use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
 use relay_views::placement;
-use relay_views::view::{Bucket, Kind, State};
+use relay_views::view::{Bucket, Kind, Objection, State};
 use relay_views::{Command, Refusal, View};
 
 const BUCKETS: usize = 12;
 /// Kinds of drafts, see [`Draft::command`].
-const KINDS: u8 = 14;
+const KINDS: u8 = 15;
 const WITNESS: NodeId = NodeId(9);
 
 fn candidate(id: u8, life: u64) -> Candidate {
@@ -43,7 +43,7 @@ fn draft() -> impl Strategy<Value = Draft> {
     ];
     let age = prop_oneof![6 => Just(0), 1 => 1u64..4];
     // The kinds that make a history go on are drawn more often.
-    let kind = prop_oneof![0..KINDS, prop::sample::select(vec![0u8, 0, 1, 2, 2, 2, 3, 4])];
+    let kind = prop_oneof![0..KINDS, prop::sample::select(vec![0u8, 0, 1, 2, 2, 2, 3, 4, 12, 14])];
     (kind, (node(), node()), buckets, age, 0u16..1200)
         .prop_map(|(kind, nodes, buckets, age, number)| Draft { kind, nodes, buckets, age, number })
 }
@@ -68,6 +68,7 @@ impl Draft {
         let (first, second) = self.actors(view);
         let (node, number) = (first.0, self.number);
         let generation = view.configuration.active.generation;
+        let next = view.configuration.next();
         match self.kind {
             0 => {
                 let generation = if number == 0 { 99 } else { generation };
@@ -89,10 +90,17 @@ impl Draft {
             10 => Command::Replicas { replicas: (number % 5) as u8 },
             11 => {
                 let vips = Arc::new([[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]);
-                let generation = generation + u64::from(!number.is_multiple_of(4));
+                let generation = next - u64::from(number.is_multiple_of(4));
                 Command::Configure { generation, bytes: Arc::new([1]), vips }
             }
-            12 => Command::Prepared { node: first, generation: generation + 1 },
+            12 => Command::Prepared { node: first, generation: next },
+            13 => {
+                let reason = "no such file";
+                let objection = Some(Objection::new(node, reason)).filter(|_| number < 600);
+                // Most documents come into force.
+                let generation = next + u64::from(!number.is_multiple_of(8));
+                Command::Withdraw { generation, objection }
+            }
             _ => Command::Hold { vip: [10, 0, 0, 1].into(), seen, node },
         }
     }
@@ -378,6 +386,37 @@ fn a_configuration_is_in_force_everywhere_or_nowhere() {
     }
     let late = Command::Join(candidate(3, 2));
     assert_eq!(without.apply(&late), Err(Refusal::Generation));
+}
+
+#[test]
+fn a_document_is_prepared_by_a_life_and_its_number_is_used_once() {
+    let view = full(&[1, 2]);
+    let configure = |generation| {
+        let (bytes, vips) = (Arc::new([generation as u8]), Arc::new([]));
+        Command::Configure { generation, bytes, vips }
+    };
+    let prepared =
+        |view: &View, id, generation| Command::Prepared { node: life_of(view, id), generation };
+    // Who restarts without having been ejected holds nothing of what its former life held.
+    let view = view.apply(&configure(1)).unwrap();
+    let view = view.apply(&prepared(&view, 2, 1)).unwrap();
+    let view = view.apply(&Command::Join(candidate(2, 2))).unwrap();
+    let view = view.apply(&prepared(&view, 1, 1)).unwrap();
+    assert_eq!(view.configuration.active.generation, 0);
+
+    // What was said of a document that was dropped is not said of the next one.
+    let objection = Some(Objection::new(NodeId(2), &"é".repeat(400)));
+    let withdraw = Command::Withdraw { generation: 1, objection: objection.clone() };
+    let view = view.apply(&withdraw).unwrap();
+    assert_eq!(view.configuration.withdrawn.as_ref().unwrap().objection, objection);
+    assert_eq!(View::decode(&view.encode()).as_ref(), Ok(&view));
+    assert_eq!(view.apply(&configure(1)), Err(Refusal::Generation));
+    let mut view = view.apply(&configure(2)).unwrap();
+    assert_eq!(view.apply(&prepared(&view, 1, 1)), Err(Refusal::Generation));
+    for id in [1, 2] {
+        view = view.apply(&prepared(&view, id, 2)).unwrap();
+    }
+    assert_eq!((view.configuration.active.generation, view.configuration.next()), (2, 3));
 }
 
 #[test]

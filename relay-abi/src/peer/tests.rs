@@ -20,6 +20,18 @@ fn leg(port: u16) -> Leg {
     }
 }
 
+fn opening(generation: u64) -> Message<'static> {
+    Message::Opening(Opening {
+        flow: 1,
+        generation,
+        client: leg(1),
+        input: b"hello",
+        consumed: 4,
+        journal: b"answers",
+        created_ms: 77,
+    })
+}
+
 fn samples() -> Vec<Message<'static>> {
     let entries = alloc::vec![
         Entry::Data { length: 16384, tag: [9; 16] },
@@ -39,14 +51,8 @@ fn samples() -> Vec<Message<'static>> {
     let down = Delivered { backend: 1, client: 2, sequence: 3, generation: 4, index: 5, fin: true };
     alloc::vec![
         Message::View(View { number: 1, term: 2, owner: 3, in_sync: alloc::vec![(3, 4), (5, 6)] }),
-        Message::Opening(Opening {
-            flow: 1,
-            client: leg(1),
-            input: b"hello",
-            consumed: 4,
-            journal: b"answers",
-            created_ms: 77,
-        }),
+        opening(0),
+        opening(1 << 40),
         Message::Transcript { flow: 1, offset: 5, input: b"finished", consumed: 13, journal: b"" },
         Message::Base(Base {
             flow: 1,
@@ -94,4 +100,20 @@ fn a_cut_message_is_malformed() {
             assert_eq!(Message::decode(&bytes[..length]), Err(Malformed), "{message:?}");
         }
     }
+}
+
+/// A relay of a version without agreed configurations reads what is not under one.
+#[test]
+fn openings_without_a_generation_are_those_of_before() {
+    let bytes = |generation| {
+        let mut bytes = Vec::new();
+        opening(generation).encode(&mut bytes);
+        bytes
+    };
+    let (without, with) = (bytes(0), bytes(3));
+    assert_eq!((without[0], with[0]), (OPENING, OPENING_OF));
+    assert_eq!(without[1..], with[9..]);
+    let mut odd = with;
+    odd[1..9].fill(0);
+    assert_eq!(Message::decode(&odd), Err(Malformed), "written in one way only");
 }

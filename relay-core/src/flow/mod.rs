@@ -24,6 +24,7 @@ use relay_abi::peer::{Delivered, Message, Settled};
 use crate::config::Settings;
 use crate::frame::{EthernetAddress, IpEndpoint};
 use crate::id::FlowId;
+use crate::listeners::Place;
 use crate::reason::Counters;
 use crate::relay::HoldTime;
 use crate::replica::{Lsn, Replicas};
@@ -50,8 +51,8 @@ pub struct Leg {
 /// One client connection and its backend connection.
 pub struct Flow {
     pub id: FlowId,
-    /// Index of the listener that it came in by.
-    pub listener: usize,
+    /// The listener that it came in by; of an established flow it may be gone.
+    pub listener: Option<Place>,
     pub client: Leg,
     pub stage: Stage,
     pub created_ms: u64,
@@ -129,6 +130,8 @@ pub struct Turn<'a> {
     pub is_scarce: bool,
     /// Another node goes on soon: it shall need nothing that the ends have sent before.
     pub hurries: bool,
+    /// The configuration has changed too often since the flow's handshake began.
+    pub is_outdated: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -140,8 +143,8 @@ impl<'a> Turn<'a> {
         settings: &Settings,
     ) -> Self {
         let Settings { hold, idle_max, .. } = *settings;
-        let (is_scarce, hurries) = (false, false);
-        Turn { now, replicas, effects, counters, hold, idle_max, is_scarce, hurries }
+        let (is_scarce, hurries, is_outdated) = (false, false, false);
+        Turn { now, replicas, effects, counters, hold, idle_max, is_scarce, hurries, is_outdated }
     }
 }
 
@@ -175,6 +178,14 @@ impl Flow {
         match &self.stage {
             Stage::Open(open) if !open.is_ended() => open.replicated_bytes(),
             _ => 0,
+        }
+    }
+
+    /// The configuration under which its handshake began, as long as that is needed.
+    pub fn generation(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Handshaking(_) | Stage::Dialing(_) => self.listener.map(|at| at.generation),
+            Stage::Open(_) | Stage::Farewell(_) | Stage::Over => None,
         }
     }
 

@@ -13,6 +13,7 @@ use super::{Effect, Flow, Leg, OPENING_MAX, Open, Stage, Turn, is_broken};
 use crate::canary::{Canary, breaks};
 use crate::frame::EthernetAddress;
 use crate::id::FlowId;
+use crate::listeners::Place;
 use crate::tcp::{Connection, Phase};
 use crate::time::Instant;
 use crate::tls::{Established, Handshake, HandshakeError};
@@ -55,14 +56,14 @@ impl Flow {
     /// A flow whose client has just completed the three-way handshake.
     pub fn new(
         id: FlowId,
-        listener: usize,
+        listener: Place,
         client: Connection,
         next_hop: Option<EthernetAddress>,
         (now, handshake): (Instant, Handshake),
     ) -> Self {
         Flow {
             id,
-            listener,
+            listener: Some(listener),
             client: Leg { connection: client, next_hop },
             stage: Stage::Handshaking(Box::new(Handshaking::new(handshake, now))),
             created_ms: now.as_millis(),
@@ -93,12 +94,14 @@ impl Flow {
     pub(super) fn shake_hands(&mut self, turn: &mut Turn<'_>) {
         let Stage::Handshaking(handshaking) = &mut self.stage else { return };
         let client = &mut self.client;
-        if is_broken(&client.connection) || handshaking.until <= turn.now {
+        let is_late = handshaking.until <= turn.now || turn.is_outdated;
+        if is_broken(&client.connection) || is_late {
             return self.give_up(turn);
         }
         match handshaking.advance(&mut client.connection) {
             Ok(complete) => {
-                handshaking.tell((self.id, self.created_ms), client, turn);
+                let named = (self.id, self.created_ms, generation_of(self.listener));
+                handshaking.tell(named, client, turn);
                 if breaks(Canary::AnswerBeforeCommit) && handshaking.is_known {
                     client.connection.set_send_limit(handshaking.handshake.output().len() as u64);
                 }
@@ -153,7 +156,7 @@ impl Flow {
             Phase::HandshakeHeld => self.commit_established(turn),
             Phase::Closed(_) if dialing.dials < DIALS_MAX => dialing.backend = None,
             Phase::Closed(_) => self.fail_dialing(turn),
-            _ if dialing.until <= turn.now => self.fail_dialing(turn),
+            _ if dialing.until <= turn.now || turn.is_outdated => self.fail_dialing(turn),
             _ => {}
         }
     }
@@ -192,6 +195,7 @@ impl Flow {
         };
         let opening = Opening {
             flow: self.id.0,
+            generation: generation_of(self.listener),
             client: wire_leg(&self.client),
             input,
             consumed: consumed as u32,
@@ -257,7 +261,12 @@ impl Handshaking {
 
     /// Replicates what the client said, also what is not a whole record yet, and what it was
     /// answered. The client is answered when every gate has it.
-    fn tell(&mut self, (id, created_ms): (FlowId, u64), client: &Leg, turn: &mut Turn<'_>) {
+    fn tell(
+        &mut self,
+        (id, created_ms, generation): (FlowId, u64, u64),
+        client: &Leg,
+        turn: &mut Turn<'_>,
+    ) {
         let consumed = self.handshake.input().len();
         // Whatever is not consumed belongs to the handshake as long as it is not complete.
         let end = match self.handshake.is_complete() {
@@ -274,6 +283,7 @@ impl Handshaking {
         let message = match self.is_told() {
             false => Message::Opening(Opening {
                 flow: id.0,
+                generation,
                 client: wire_leg(client),
                 input: &input,
                 consumed,
@@ -305,6 +315,11 @@ impl Handshaking {
         bytes.extend_from_slice(&rest[..copied]);
         bytes
     }
+}
+
+/// Every flow without a backend knows its listener; of what is none, nobody holds the generation.
+fn generation_of(listener: Option<Place>) -> u64 {
+    listener.map_or(u64::MAX, |place| place.generation)
 }
 
 /// Names flows: the upper half tells incarnations apart, the lower half counts.

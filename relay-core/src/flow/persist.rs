@@ -11,6 +11,7 @@ use super::{Flow, Handshaking, Leg, Open, Stage};
 use crate::canary::{Canary, breaks};
 use crate::frame::{EthernetAddress, IpEndpoint, Tuple};
 use crate::id::FlowId;
+use crate::listeners::Place;
 use crate::reason::Reason;
 use crate::relay::{Hold, HoldTime, Log};
 use crate::replica::{OpenShadow, OpeningShadow, Pieces, Shadow};
@@ -37,9 +38,14 @@ pub struct Restoration<'a> {
     pub clock_lead: u32,
     /// How long the former owner was silent.
     pub outage: Duration,
-    pub listener: usize,
-    /// The listener's.
-    pub tls: &'a ServerConfig,
+    /// What a handshake is repeated with; an established flow needs none.
+    pub listener: Option<(Place, &'a ServerConfig)>,
+}
+
+impl Restoration<'_> {
+    fn place(&self) -> Option<Place> {
+        self.listener.map(|(place, _)| place)
+    }
 }
 
 impl Flow {
@@ -97,8 +103,9 @@ impl Flow {
         with: &Restoration<'_>,
     ) -> Result<Self, Reason> {
         let (consumed, rest) = shadow.input.split_at(shadow.consumed);
-        let handshake = Handshake::replay(with.tls, consumed, &shadow.journal)
-            .map_err(|error| error.reason())?;
+        let (_, tls) = with.listener.ok_or(Reason::UnknownConfiguration)?;
+        let handshake =
+            Handshake::replay(tls, consumed, &shadow.journal).map_err(|error| error.reason())?;
         let mut state = state(&shadow.client, with).ok_or(Reason::PeerMalformed)?;
         state.sent_max = handshake.output().len() as u64;
         state.retained = consumed.len() as u64;
@@ -112,7 +119,7 @@ impl Flow {
         let handshaking = Handshaking::restored(handshake, shadow.input.len(), with.now);
         Ok(Flow {
             id,
-            listener: with.listener,
+            listener: with.place(),
             client: leg(client, &shadow.client),
             stage: Stage::Handshaking(Box::new(handshaking)),
             created_ms: shadow.created_ms,
@@ -161,7 +168,7 @@ impl Flow {
         let open = Open::restored((shadow.suite, server_name), backend, (up, down), shadow.raw);
         Some(Flow {
             id,
-            listener: with.listener,
+            listener: with.place(),
             client: leg(client, &shadow.client),
             stage: Stage::Open(Box::new(open)),
             created_ms: shadow.created_ms,
@@ -184,7 +191,7 @@ fn redial(id: FlowId, shadow: OpenShadow, client: Connection, with: &Restoration
     let output = [vec![0; missing], shadow.raw].concat();
     let dialing = Dialing::again(established, shadow.up.client, output, with.now);
     let stage = Stage::Dialing(Box::new(dialing));
-    Flow { id, listener: with.listener, client, stage, created_ms: shadow.created_ms }
+    Flow { id, listener: with.place(), client, stage, created_ms: shadow.created_ms }
 }
 
 /// The backend leg: what the old owner had sent beyond R is not known.

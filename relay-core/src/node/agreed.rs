@@ -76,6 +76,7 @@ impl Node {
                 peer.welcomed = now;
             }
         }
+        self.agree_on(&view.configuration);
         let me = self.settings.node;
         let unit = self.settings.unit.index().into();
         let planned = placement::level(view, MOVES_MAX).into_iter();

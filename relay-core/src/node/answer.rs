@@ -20,11 +20,7 @@ const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
 impl Node {
     /// Whether `address` is served at `side`.
     pub(super) fn is_ours(&self, side: Side, address: IpAddress) -> bool {
-        self.settings.listeners.iter().any(|listener| match side {
-            Side::Client => listener.addresses.contains(&address),
-            Side::Backend => listener.snat.contains(&address),
-            Side::Cluster => false,
-        })
+        self.settings.listeners.answer_for(side, address)
     }
 
     pub(super) fn answer(&mut self, side: Side, inbound: &Inbound<'_>) -> Result<(), Reason> {
@@ -81,17 +77,7 @@ impl Node {
         }
         for side in [Side::Client, Side::Backend] {
             let mac = self.settings.macs(side).cluster;
-            let mut addresses: Vec<IpAddress> = Vec::new();
-            for listener in &self.settings.listeners {
-                let own = match side {
-                    Side::Client => &listener.addresses,
-                    _ => &listener.snat,
-                };
-                addresses.extend(own);
-            }
-            addresses.sort_unstable();
-            addresses.dedup();
-            for address in addresses {
+            for address in self.settings.listeners.addresses(side) {
                 self.shard.reply(side, |buf| match address {
                     IpAddress::Ipv4(v4) => emit_gratuitous_arp(mac, v4, buf),
                     IpAddress::Ipv6(v6) => {

@@ -75,7 +75,7 @@ impl Node {
         let mut strays = Vec::new();
         let result = loop {
             let follows = self.follows(index);
-            let Node { replicas, shadows, sessions, .. } = self;
+            let Node { replicas, shadows, sessions, settings, .. } = self;
             let peer = &mut replicas.peers[index];
             let from = Author { node: peer.id, term: self.promised };
             let Some(bytes) = peer.link.inbox().next_message() else { break Ok(()) };
@@ -98,6 +98,9 @@ impl Node {
                 Ok(Message::Session(session)) => {
                     sessions.learn(&session);
                     Ok(())
+                }
+                Ok(message) if settings.listeners.lack(&message) => {
+                    Err(Reason::UnknownConfiguration)
                 }
                 Ok(message) => shadows.apply(from, &message),
             };
@@ -204,6 +207,7 @@ impl Node {
         self.become_owner(now, view);
         let outage = silent_since.map_or(Duration::ZERO, |since| now - since);
         for (id, shadow, from) in shadows {
+            self.answer_for(&shadow);
             let of = |peer: &&Peer| peer.id == from.node;
             let lead = self.replicas.peers.iter().find(of).map_or(0, |peer| peer.lead_ms);
             let lead = lead.saturating_add(CLOCK_MARGIN_MS);

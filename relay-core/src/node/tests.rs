@@ -1,5 +1,7 @@
 //! An owner and a gate that is there and does nothing; leases; carriers.
 
+mod configuration;
+
 use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -58,7 +60,7 @@ fn settings() -> Settings {
         unit: Unit::WHOLE,
         client_mac: macs(1),
         backend_mac: macs(2),
-        listeners: Vec::new(),
+        listeners: Vec::new().into(),
         client_tcp: tcp::Config::default(),
         backend_tcp: tcp::Config::default(),
         backend_spread: None,
@@ -80,16 +82,8 @@ impl World {
         gate.handle_pair_key(&PairKey::Shared);
         let view = View::genesis_of(1);
         let mut world = World { now, node, gate, view, applies: true, proposed: Vec::new() };
-        for (node, incarnation) in [(NodeId(1), world.node.incarnation()), GATE] {
-            world.decide(&Proposal::Join(Candidate {
-                node,
-                incarnation,
-                seat: Seat::new(node, 1),
-                kind: Kind::Relay,
-                votes: true,
-                weight: 1,
-                generation: 0,
-            }));
+        for life in [(NodeId(1), world.node.incarnation()), GATE] {
+            world.join(life);
         }
         world.run_for(TIMEOUT);
         for promotion in core::mem::take(&mut world.proposed) {
@@ -99,6 +93,18 @@ impl World {
         world.decide_nothing();
         assert!(world.node.replicas.has_gates() && world.node.report(world.now).in_sync);
         world
+    }
+
+    fn join(&mut self, (node, incarnation): (NodeId, Incarnation)) {
+        self.decide(&Proposal::Join(Candidate {
+            node,
+            incarnation,
+            seat: Seat::new(node, 1),
+            kind: Kind::Relay,
+            votes: true,
+            weight: 1,
+            generation: 0,
+        }));
     }
 
     fn decide(&mut self, command: &Proposal) {

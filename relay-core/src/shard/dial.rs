@@ -34,9 +34,11 @@ impl Shard {
         }
         let client = *slot.flow.client.connection.tuple();
         let bucket = bucket_of(&client);
-        let listener = &settings.listeners[slot.flow.listener];
-        let count = listener.backends.len();
+        // Of the configuration under which it began, if that is held still.
+        let listener = slot.flow.listener.and_then(|place| settings.listeners.at(place));
+        let count = listener.map_or(0, |listener| listener.backends.len());
         let tuple = (0..count).find_map(|turn| {
+            let listener = listener?;
             let backend = listener.backends[(self.dialed + turn) % count];
             let spread = settings.backend_spread.as_ref();
             listener.snat.iter().find_map(|snat| self.source(*snat, (backend, bucket), spread))

@@ -2,7 +2,7 @@
 
 use smoltcp::wire::TcpControl;
 
-use super::{REPLY_FRAME_MAX, Shard, listener_of};
+use super::{REPLY_FRAME_MAX, Shard};
 use crate::config::{Settings, Side};
 use crate::flow::Flow;
 use crate::frame::{EthernetAddress, Link, TcpRepr, Tuple, emit_tcp};
@@ -23,8 +23,11 @@ impl Shard {
         if !self.has_lease {
             return Err(Reason::NotOwner);
         }
-        let listener = listener_of(settings, tuple.local.addr, tuple.local.port);
-        let (Some(listener), Side::Client) = (listener, side) else {
+        if !settings.listeners.are_ready() {
+            return Err(Reason::UnknownConfiguration);
+        }
+        let listener = settings.listeners.find(tuple.local.addr, tuple.local.port);
+        let (Some((place, listener)), Side::Client) = (listener, side) else {
             self.refuse((side, source), tuple, segment, settings);
             return Err(Reason::UnknownFlow);
         };
@@ -41,15 +44,15 @@ impl Shard {
                     Err(Reason::AcceptLimited)
                 }
                 Ok(accepted) if self.make_room(settings.flows_max) => {
-                    let config = settings.client_tcp_of(&settings.listeners[listener]);
+                    let config = settings.client_tcp_of(Some(listener));
                     let mut client = Connection::accept(&config, *tuple, &accepted, now);
                     let result = client.handle_segment(now, segment);
-                    let handshake = Handshake::new(&settings.listeners[listener].tls)
-                        .map_err(|_| Reason::FlowTableFull)?;
+                    let handshake =
+                        Handshake::new(&listener.tls).map_err(|_| Reason::FlowTableFull)?;
                     let id = self.ids.allocate();
                     self.strangers.forget(tuple);
                     let hop = source.or_else(|| self.hops.toward(side, tuple.remote.addr));
-                    self.insert(Flow::new(id, listener, client, hop, (now, handshake)));
+                    self.insert(Flow::new(id, place, client, hop, (now, handshake)));
                     result
                 }
                 Ok(_) => Err(Reason::FlowTableFull),

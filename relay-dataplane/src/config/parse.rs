@@ -5,7 +5,7 @@ use toml::Spanned;
 
 use super::error::{ConfigError, Source};
 
-/// Gives the text its shape: [`File`] or [`WitnessFile`].
+/// Gives the text its shape: [`File`], [`DocumentFile`] or [`WitnessFile`].
 pub(super) fn parse<T: de::DeserializeOwned>(source: &Source<'_>) -> Result<T, ConfigError> {
     toml::from_str(source.text).map_err(|error| {
         let message = error.message().trim_end().replace("expected i64", "expected an integer");
@@ -40,6 +40,13 @@ pub(super) struct File {
     pub virtual_mac: VirtualMac,
     #[serde(default)]
     pub limits: Limits,
+    pub listener: Spanned<Vec<Listener>>,
+}
+
+/// The part that a cluster agrees on.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DocumentFile {
     pub listener: Spanned<Vec<Listener>>,
 }
 

@@ -1,8 +1,11 @@
 //! From values to addresses, keys and durations, and every check that looks at more than one value.
 
 mod council;
+mod document;
 mod limits;
 mod workers;
+
+pub(super) use document::resolve_document;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,8 +22,8 @@ use self::council::Context;
 use super::error::{ConfigError, Source};
 use super::parse;
 use super::{
-    Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS, MAX_PER_LISTENER,
-    Node, Peer, PortMode, Ports, VirtualMac, Witness, Worker, files,
+    Basis, Certificate, ClientAuth, Cluster, Config, Listener, MAX_LISTENERS, MAX_PEERS,
+    MAX_PER_LISTENER, Node, Peer, PortMode, Ports, VirtualMac, Witness, Worker, files,
 };
 
 /// A peer is suspected only after this many heartbeats went missing: a few may be lost.
@@ -189,9 +192,14 @@ impl Resolver<'_> {
         };
         self.without_council(cluster)?;
         let council = cluster.council.as_ref();
-        let council = council.map(|council| self.council(council, &context)).transpose()?;
+        let mut council = council.map(|council| self.council(council, &context)).transpose()?;
+        let key = self.cluster_key(&cluster.key_file)?;
+        if let Some(council) = &mut council {
+            let nodes = peers.iter().map(|peer| peer.address).chain([address]).collect();
+            council.documents = Some(Basis { directory: self.directory.to_owned(), nodes, key });
+        }
         Ok(Cluster {
-            key: self.cluster_key(&cluster.key_file)?,
+            key,
             address,
             udp_port: self.port(&cluster.udp_port)?,
             heartbeat: Duration::from_millis(heartbeat),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use relay_abi::control::{CouncilMember, CouncilReport, DEFAULT_WEIGHT, MAX_WEIGHT};
 use relay_views::View;
 use relay_views::command::{Candidate, Refusal};
@@ -13,6 +13,7 @@ use relay_views::id::{Incarnation, NodeId, NodeSet, Seat};
 use relay_views::log::{Log, Memory};
 use relay_views::view::{Kind, State};
 
+use super::configuration::Preparation;
 use super::counters::{Complaints, count};
 use super::desk::Desk;
 use super::founding::{Founding, Outcome};
@@ -46,6 +47,7 @@ pub struct Control {
     stage: Stage,
     inbox: Receiver<Input>,
     desk: Arc<Desk>,
+    preparation: Preparation,
     vouch: Vouch,
     /// When the worker began to hang.
     hangs_since: Option<Duration>,
@@ -72,10 +74,11 @@ impl Control {
         config: &config::Council,
         life: (NodeId, Incarnation),
         (log, memory): (Box<dyn Log + Send>, Memory),
-        inbox: Receiver<Input>,
+        (inbox, waker): (Receiver<Input>, &Sender<Input>),
         desk: Arc<Desk>,
     ) -> Result<Control, Error> {
         let own = config.own().clone();
+        desk.shelf.note(life.0, true);
         let all = config.members.iter();
         let members: NodeSet = all.clone().map(|member| NodeId(member.id)).collect();
         let voters = all.filter(|member| member.votes).map(|member| NodeId(member.id)).collect();
@@ -111,6 +114,7 @@ impl Control {
             settings,
             stage,
             inbox,
+            preparation: Preparation::new(config.documents.clone(), waker)?,
             desk,
             vouch: Vouch::new(limit, Duration::ZERO),
             hangs_since: None,
@@ -188,6 +192,7 @@ impl Control {
             self.note_trouble(written.err().map(|failure| failure.to_string()));
         }
         self.tell();
+        self.prepare();
         if let Stage::Sitting(council) = &self.stage
             && council.is_current(self.now())
         {
@@ -331,7 +336,27 @@ impl Control {
         }
     }
 
-    /// Wants to be a member with the configuration that is in force, or not at all.
+    /// Goes on with the configuration that is in force, and with the proposed one.
+    fn prepare(&mut self) {
+        let now = self.now();
+        let Stage::Sitting(council) = &mut self.stage else { return };
+        let view = Arc::clone(council.view());
+        let shelf = &self.desk.shelf;
+        let (command, changed) = self.preparation.attend(now, (&view, self.life), shelf);
+        let own = (self.life, self.memory.seat);
+        for command in command.into_iter().chain(self.preparation.bury(now, &view, own)) {
+            council.propose(now, command);
+        }
+        if changed {
+            self.desk.wake_workers();
+            self.reported = None;
+            self.enlist();
+            self.report();
+        }
+    }
+
+    /// Wants to be a member with the configuration that is in force, or not at all. Who asks with another
+    /// one is refused, and shown the view.
     fn enlist(&mut self) {
         let now = self.now();
         let Stage::Sitting(council) = &mut self.stage else { return };
@@ -342,7 +367,7 @@ impl Control {
             kind: self.own.kind,
             votes: self.own.votes,
             weight: DEFAULT_WEIGHT,
-            generation: council.view().configuration.active.generation,
+            generation: self.preparation.joins_with(&council.view().configuration),
         };
         let is_wanted = self.vouch.vouches() && !self.leaves;
         council.enlist(now, is_wanted.then_some(candidate));
@@ -410,12 +435,16 @@ impl Control {
             weight: member.weight,
         };
         let refused = status.refused.map(|refusal| refusal.to_string());
+        self.preparation.publish(&view, &self.desk.shelf);
+        let configuration = self.desk.shelf.known().report();
+        let trouble = self.trouble.clone().or_else(|| configuration.trouble.clone());
         self.desk.publish(CouncilReport {
             leader: status.leader.map(|node| node.0),
             term: status.term,
             view: view.number,
             members: view.members.iter().map(member).collect(),
-            trouble: self.trouble.clone().or(refused),
+            trouble: trouble.or(refused),
+            configuration: Some(configuration),
             ..self.blank_report()
         });
         self.reported = Some(now);

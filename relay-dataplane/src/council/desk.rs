@@ -14,6 +14,7 @@ use relay_views::id::{NodeId, NodeSet};
 use relay_views::{Command, View};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::configuration::{Answer, Shelf};
 use super::counters::{Counters, count};
 use super::link::Input;
 
@@ -26,6 +27,8 @@ const PROPOSALS_MAX: usize = 256;
 /// Shared by all threads and whoever reports.
 pub struct Desk {
     pub counters: Arc<Counters>,
+    /// Configurations for the workers, and what is known of them.
+    pub shelf: Shelf,
     posts: Vec<Post>,
     proposals: (Sender<Command>, Receiver<Command>),
     began: Instant,
@@ -125,6 +128,7 @@ impl Desk {
     pub fn new(inbox: Sender<Input>, workers: usize) -> io::Result<Arc<Desk>> {
         Ok(Arc::new(Desk {
             counters: Arc::default(),
+            shelf: Shelf::new(workers),
             posts: (0..workers).map(|_| Post::new()).collect::<io::Result<_>>()?,
             proposals: bounded(PROPOSALS_MAX),
             began: Instant::now(),
@@ -227,9 +231,20 @@ impl Desk {
         self.posts.iter().for_each(|post| post.show(view));
     }
 
+    /// Wakes all workers.
+    pub fn wake_workers(&self) {
+        self.posts.iter().for_each(Post::wake_worker);
+    }
+
     /// Tells the workers what this relay and another member have in common from now on.
     pub fn share(&self, peer: NodeId, key: &PairKey) {
         self.posts.iter().for_each(|post| post.share(peer, key.clone()));
+    }
+
+    /// By a worker: it holds a configuration, or cannot.
+    pub fn answer(&self, answer: Answer) {
+        self.shelf.answer(answer);
+        self.wake_control();
     }
 
     pub fn report(&self) -> CouncilReport {

@@ -10,6 +10,7 @@
 //! come through a slot that holds the newest one, proposals leave through a queue, suspicions are
 //! one word. Every call is a sign of life, see [`vouch`].
 
+mod configuration;
 mod control;
 mod counters;
 mod desk;
@@ -37,6 +38,8 @@ use relay_views::source::ViewSource;
 use relay_views::view::Kind;
 use relay_views::{Command, View};
 
+pub use self::configuration::Offer;
+use self::configuration::{Answer, Known};
 use self::control::Control;
 use self::desk::{Desk, Post};
 use self::frame::Greeting;
@@ -152,7 +155,8 @@ pub fn start_with_log(
         realtime: config.realtime,
         greeting: Mutex::new(greeting),
     };
-    let control = Control::new(config, life, (log, memory), inbox, Arc::clone(&desk))?;
+    let ends = (inbox, &common.inbox);
+    let control = Control::new(config, life, (log, memory), ends, Arc::clone(&desk))?;
     let links = Links::start(common, listener)?;
     let realtime = config.realtime;
     let thread = thread::Builder::new().name("council".to_owned());
@@ -236,6 +240,16 @@ impl Views {
         self.post().take_keys()
     }
 
+    /// Configurations to hold, since the last call. Each is to be answered.
+    pub fn configurations(&mut self) -> Vec<Offer> {
+        self.desk.shelf.take(self.worker)
+    }
+
+    /// Says whether a configuration is held.
+    pub fn answer(&self, answer: Answer) {
+        self.desk.answer(answer);
+    }
+
     /// Has this node taken out of the view, for good. It goes on until the view says so.
     pub fn leave(&self) {
         self.desk.leave();
@@ -292,6 +306,16 @@ impl Reporter {
     /// What the council does at present.
     pub fn report(&self) -> CouncilReport {
         self.0.report()
+    }
+
+    /// What is known of the cluster's configuration.
+    pub fn configuration(&self) -> Known {
+        self.0.shelf.known()
+    }
+
+    /// Proposes a change, which may be lost.
+    pub fn propose(&self, command: Command) {
+        self.0.propose(command);
     }
 
     /// What happened on its links and queues.

@@ -29,6 +29,10 @@ const PROTOCOL: &[u8] = b"relay-council";
 /// nobody without a certificate can have two nodes agree on the other.
 const PROTOCOL_PAIR: &[u8] = b"relay-council/5";
 
+/// The same, from a node that knows documents of the cluster's configuration. Without an operator's
+/// order they change nothing, so that this is not a version of its own.
+const PROTOCOL_DOCUMENTS: &[u8] = b"relay-council/5+documents";
+
 /// Label and context of the exporter (RFC 8446 section 7.5): the pair's ids, the dialer's first.
 const EXPORTER: &[u8] = b"EXPORTER-relay-datagrams";
 
@@ -125,8 +129,9 @@ impl Trust {
         // Every connection shows its certificates.
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        let newest = (protocol >= VERSION_PAIR).then(|| PROTOCOL_PAIR.to_vec());
-        let protocols: Vec<_> = newest.into_iter().chain([PROTOCOL.to_vec()]).collect();
+        let newest = [PROTOCOL_DOCUMENTS, PROTOCOL_PAIR].map(<[u8]>::to_vec).into_iter();
+        let newest = newest.filter(|_| protocol >= VERSION_PAIR);
+        let protocols: Vec<_> = newest.chain([PROTOCOL.to_vec()]).collect();
         server.alpn_protocols.clone_from(&protocols);
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -148,13 +153,18 @@ pub fn pair_key<D>(
     link: &ConnectionCommon<D>,
     (dialer, listener): (NodeId, NodeId),
 ) -> Result<PairKey, rustls::Error> {
-    if link.alpn_protocol() != Some(PROTOCOL_PAIR) {
+    if !matches!(link.alpn_protocol(), Some(PROTOCOL_PAIR | PROTOCOL_DOCUMENTS)) {
         return Ok(PairKey::Shared);
     }
     PairKey::secret(|secret| {
         let context = [dialer.0, listener.0];
         link.export_keying_material(secret, EXPORTER, Some(&context)).map(drop)
     })
+}
+
+/// Whether the other end of a link knows documents.
+pub fn knows_documents<D>(link: &ConnectionCommon<D>) -> bool {
+    link.alpn_protocol() == Some(PROTOCOL_DOCUMENTS)
 }
 
 /// What a handshake failed of, as far as a certificate is to blame for it.

@@ -65,6 +65,7 @@ pub struct Program {
     ebpf: Ebpf,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    addresses: Mutex<HashMap<MapData, AddressKey, u32>>,
     control: Mapped,
     owners: Mapped,
     /// Held while owners change: workers do so at any time.
@@ -93,7 +94,7 @@ impl Program {
         // out and dropped closes its own.
         program(&mut ebpf)?.load().map_err(Error::loading)?;
         write_config(&mut ebpf, settings)?;
-        write_addresses(&mut ebpf, &settings.addresses)?;
+        let addresses = write_addresses(&mut ebpf, &settings.addresses)?;
         let control = Mapped::new(&mut ebpf, "CONTROL", control::WORDS)?;
         let owners = Mapped::new(&mut ebpf, "OWNERS", OWNER_SLOTS)?;
         for slot in 0..OWNER_SLOTS {
@@ -104,7 +105,18 @@ impl Program {
         let counters = take(&mut ebpf, "COUNTERS")?;
         let log_drops = settings.log_drops;
         let changing = Mutex::default();
-        Ok(Program { ebpf, sockets, counters, control, owners, changing, ports, log_drops })
+        let addresses = Mutex::new(addresses);
+        Ok(Program {
+            ebpf,
+            sockets,
+            counters,
+            addresses,
+            control,
+            owners,
+            changing,
+            ports,
+            log_drops,
+        })
     }
 
     /// Hands the frames of receive queue `queue` to the AF_XDP socket `socket`, which must be
@@ -114,6 +126,14 @@ impl Program {
             return Err(Error::Queues { queue, max: MAX_QUEUES });
         }
         self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(Error::map("XSKS"))
+    }
+
+    /// Serves one more address on this interface. Addresses are only ever added: connections outlive
+    /// the configurations that name them.
+    pub fn add_address(&self, address: IpAddr, kind: Kind) -> Result<(), Error> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = addresses.insert(key(address), kind.to_word(), 0);
+        added.map_err(|source| Error::address(address, source))
     }
 
     /// Renews the lease, as of `at` ([`monotonic_nanos`]). The worker loop itself calls this, so that a
@@ -267,13 +287,16 @@ fn write_config(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-fn write_addresses(ebpf: &mut Ebpf, addresses: &[(IpAddr, Kind)]) -> Result<(), Error> {
+fn write_addresses(
+    ebpf: &mut Ebpf,
+    addresses: &[(IpAddr, Kind)],
+) -> Result<HashMap<MapData, AddressKey, u32>, Error> {
     let mut map: HashMap<MapData, AddressKey, u32> = take(ebpf, "ADDRESSES")?;
     for (address, kind) in addresses {
         map.insert(key(*address), kind.to_word(), NO_EXIST)
             .map_err(|source| Error::address(*address, source))?;
     }
-    Ok(())
+    Ok(map)
 }
 
 fn key(address: IpAddr) -> AddressKey {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use relay_abi::control::CouncilReport;
 use relay_abi::peer::VERSION_PAIR;
 use relay_core::replica::PairKey;
-use relay_dataplane::config::{Certificate, Council, Member};
+use relay_dataplane::config::{Basis, Certificate, Council, Member};
 use relay_dataplane::council::{self, Reporter, Views};
 use relay_views::id::{Incarnation, NodeId, NodeSet};
 use relay_views::log::{Failure, Log, Memory};
@@ -38,6 +38,8 @@ pub struct Cluster {
     /// Versions of nodes that do not speak the newest one.
     pub protocols: BTreeMap<u8, u8>,
     pub redial_after: Duration,
+    /// What relays add to documents.
+    pub documents: BTreeMap<u8, Basis>,
 }
 
 pub struct Node {
@@ -48,6 +50,10 @@ pub struct Node {
     /// Every key that it was told of, in order.
     pub keys: Arc<Mutex<BTreeMap<NodeId, Vec<PairKey>>>>,
     pub hangs: Arc<AtomicBool>,
+    /// It takes no configuration.
+    pub declines: Arc<AtomicBool>,
+    /// Configurations that its worker holds, and which one was in force then.
+    pub held: Arc<Mutex<Vec<(u64, u64)>>>,
     stop: Arc<AtomicBool>,
     worker: JoinHandle<()>,
 }
@@ -73,6 +79,7 @@ impl Cluster {
             lives: 0,
             protocols: BTreeMap::new(),
             redial_after: Duration::from_secs(3600),
+            documents: BTreeMap::new(),
         }
     }
 
@@ -94,6 +101,7 @@ impl Cluster {
             workers: 1,
             worker_timeout: Duration::from_millis(500),
             realtime: false,
+            documents: self.documents.get(&node).cloned(),
         }
     }
 
@@ -135,6 +143,8 @@ impl Cluster {
             proposals: sender,
             keys: Arc::default(),
             hangs: Arc::default(),
+            declines: Arc::default(),
+            held: Arc::default(),
             stop: Arc::default(),
             worker: thread::spawn(|| {}),
         };
@@ -144,6 +154,8 @@ impl Cluster {
             relays,
             running: Arc::clone(&self.running),
             hangs: Arc::clone(&node.hangs),
+            declines: Arc::clone(&node.declines),
+            held: Arc::clone(&node.held),
             stop: Arc::clone(&node.stop),
             view: Arc::clone(&node.view),
             keys: Arc::clone(&node.keys),
@@ -187,6 +199,16 @@ impl Cluster {
         })
     }
 
+    /// The same, while one that runs stays out.
+    pub fn agrees_without(&self, alive: &[u8], out: u8) -> bool {
+        let view = self.nodes[&out].view.lock().unwrap().clone();
+        let lives = |view: &Arc<View>| {
+            let living = view.members.iter().filter(|(_, member)| member.state != State::Dead);
+            living.map(|(node, _)| node.0).eq(alive.iter().copied())
+        };
+        view.as_ref().is_some_and(lives)
+    }
+
     /// Who leads, if all say the same.
     pub fn leader(&self) -> Option<u8> {
         let reports = self.reports();
@@ -228,6 +250,8 @@ struct Worker {
     relays: NodeSet,
     running: Arc<AtomicU64>,
     hangs: Arc<AtomicBool>,
+    declines: Arc<AtomicBool>,
+    held: Arc<Mutex<Vec<(u64, u64)>>>,
     stop: Arc<AtomicBool>,
     view: Arc<Mutex<Option<Arc<View>>>>,
     proposals: crossbeam_channel::Receiver<Command>,
@@ -259,6 +283,14 @@ impl Worker {
         }
         if let Some(view) = views.next_view(now) {
             *self.view.lock().unwrap() = Some(view);
+        }
+        for offer in views.configurations() {
+            if !self.declines.load(Ordering::SeqCst) {
+                let view = self.view.lock().unwrap();
+                let active = view.as_ref().map(|view| view.configuration.active.generation);
+                self.held.lock().unwrap().push((offer.generation, active.unwrap_or_default()));
+                views.answer((offer.generation, Ok(())));
+            }
         }
         if self.is_relay {
             let running = NodeSet::from_bits(self.running.load(Ordering::SeqCst));

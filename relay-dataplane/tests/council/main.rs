@@ -2,6 +2,7 @@
 
 mod cast;
 mod cluster;
+mod configuration;
 mod keys;
 mod process;
 mod scenarios;

@@ -211,7 +211,7 @@ fn wish(world: &mut World) -> Option<Command> {
     let relays = world.relays();
     let node = world.rng.pick(&relays);
     let view = world.nodes[&node].view()?.clone();
-    let generation = view.configuration.active.generation + 1;
+    let generation = view.configuration.next();
     Some(match world.rng.below(5) {
         0 => {
             let vips = Arc::new([[10, 0, 0, 1].into()]);

@@ -39,6 +39,8 @@ pub struct Totals {
     pub takeovers: u64,
     /// Units that went from one relay to another one while both lived.
     pub handed_over: u64,
+    /// How often another configuration came into force.
+    pub reconfigured: u64,
     /// Frames that a relay sent on to another one.
     pub forwarded: u64,
     /// How often a connection went on at another relay.
@@ -75,6 +77,7 @@ impl Totals {
         self.kills += u64::from(report.crashes);
         self.takeovers += u64::from(report.takeovers);
         self.handed_over += report.handed_over;
+        self.reconfigured += report.reconfigured;
         self.forwarded += report.forwarded;
         self.survivals += report.survivals as u64;
         self.records += report.records.seen;
@@ -101,6 +104,7 @@ impl fmt::Display for Totals {
         let Totals { seeds, flows, completed, excused, kills, takeovers, survivals, .. } = self;
         let Totals {
             handed_over,
+            reconfigured,
             forwarded,
             records,
             pairs,
@@ -120,6 +124,7 @@ impl fmt::Display for Totals {
         writeln!(f, "flows {flows}: completed {completed}, may be lost {excused}")?;
         writeln!(f, "kill points {kills}, takeovers {takeovers}, survivals {survivals}")?;
         writeln!(f, "units handed over {handed_over}, frames forwarded {forwarded}")?;
+        writeln!(f, "configurations that came into force {reconfigured}")?;
         writeln!(f, "records {records}, sealed pairs checked {pairs}")?;
         writeln!(f, "entries and tags compared with what their number had sealed {seals}")?;
         writeln!(f, "segments compared with a backup {compared} of {frames} frames")?;

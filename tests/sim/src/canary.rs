@@ -40,7 +40,7 @@ pub struct Verdict {
 }
 
 /// All rules that can be broken.
-pub const TRIALS: [Trial; 26] = [
+pub const TRIALS: [Trial; 27] = [
     trial(Canary::ReleaseBeforeCommit, deafness, 3),
     trial(Canary::AnswerBeforeCommit, deafness, 3),
     trial(Canary::AckBeforeSettled, deafness, 3),
@@ -68,6 +68,7 @@ pub const TRIALS: [Trial; 26] = [
         ..trial(Canary::KeepAnswers, lost_connections, 20)
     },
     Trial { by: "in without a lease", ..trial(Canary::KeepAnswers, three_and_new_clients, 10) },
+    trial(Canary::RepeatUnderAnother, three_and_another_configuration, 20),
     Trial { by: "wrong next hop", ..trial(Canary::TrustForwarder, three_and_units, 3) },
     Trial { by: "claims an address", ..trial(Canary::ClaimForAnyUnit, three_and_units, 3) },
 ];
@@ -270,6 +271,24 @@ fn three_and_held_data(random: &mut Random) -> Options {
 
 fn three_and_a_newcomer(random: &mut Random) -> Options {
     agreed(returning_backup(random))
+}
+
+/// The configuration changes while clients far away are in their handshakes, and then the owner dies.
+fn three_and_another_configuration(random: &mut Random) -> Options {
+    // They resolve the address first.
+    let far = START + ms(400 + random.below(150));
+    let steps = [
+        Step::new(When::InSync, Action::Wait),
+        Step::new(When::After(far), Action::Reconfigure),
+        Step::new(When::After(ms(60 + random.below(60))), Action::Crash(Who::Owner, 0)),
+    ];
+    let mut options = agreed(world(random, []));
+    options.faults[0].delay = ms(60 + random.below(20));
+    let all = (1..=12).map(|id| {
+        let start = START + ms(50 + random.below(300));
+        Plan { start, ..Plan::new(id, 20_000, 20_000) }
+    });
+    Options { plans: all.collect(), steps: steps.to_vec(), ..options }
 }
 
 /// The owner gets no processor for so long that another one owns when it goes on.

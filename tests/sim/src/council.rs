@@ -14,6 +14,10 @@ use relay_views::source::{Audience, Manners, Oracle, ViewSource};
 use relay_views::view::{Kind, State};
 use relay_views::{Command, View};
 
+use crate::configuration::Configurations;
+use crate::script::Options;
+use crate::setup;
+
 /// A node that is no member asks to be one this often.
 const JOIN_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -33,6 +37,7 @@ pub struct Member {
     life: (NodeId, Incarnation),
     shown: Option<Arc<View>>,
     joined_at: Instant,
+    configurations: Configurations,
 }
 
 impl Council {
@@ -43,10 +48,11 @@ impl Council {
     }
 
     /// The end of a life that begins.
-    pub fn member(&self, node: NodeId, incarnation: Incarnation) -> Member {
-        let audience = Audience::new(&self.oracle, node, incarnation);
-        let life = (node, incarnation);
-        Member { audience, life, shown: None, joined_at: Instant::ZERO }
+    pub fn member(&self, index: usize, incarnation: Incarnation, options: &Options) -> Member {
+        let life = (setup::id(index), incarnation);
+        let audience = Audience::new(&self.oracle, life.0, incarnation);
+        let configurations = Configurations::new(index, options, incarnation);
+        Member { audience, life, shown: None, joined_at: Instant::ZERO, configurations }
     }
 
     /// The view that is in force, whoever knows of it.
@@ -64,6 +70,30 @@ impl Council {
             // Who is dead can be neither.
             let _ = lock(&self.oracle).decide(&command);
         }
+    }
+
+    /// Has the next configuration proposed, or the one that is being prepared withdrawn.
+    pub fn reconfigure(&self) {
+        let agreed = &self.newest().configuration;
+        let command = match &agreed.proposed {
+            Some(document) => {
+                Command::Withdraw { generation: document.generation, objection: None }
+            }
+            None => {
+                let generation = agreed.next();
+                let bytes = generation.to_be_bytes().to_vec().into();
+                Command::Configure { generation, bytes, vips: Arc::new([]) }
+            }
+        };
+        lock(&self.oracle).decide(&command).expect("the newest view is what it is about");
+    }
+
+    /// How often another configuration came into force.
+    pub fn reconfigured(&self) -> u64 {
+        let oracle = lock(&self.oracle);
+        let views = oracle.history().windows(2);
+        let generation = |view: &View| view.configuration.active.generation;
+        views.filter(|pair| generation(&pair[0]) != generation(&pair[1])).count() as u64
     }
 
     /// Gives up what nobody can come back with.
@@ -126,6 +156,11 @@ impl Member {
             known.expect("the cluster has as many units as its relays");
             self.shown = Some(view);
         }
+        if let Some(view) = &self.shown
+            && let Some(command) = self.configurations.attend(now, (view, self.life), units)
+        {
+            self.audience.propose(time, command);
+        }
         let (id, incarnation) = self.life;
         let is_member = self.shown.as_ref().is_some_and(|view| view.names(id, incarnation));
         // Who was just found again has not been told yet what it has missed.
@@ -135,6 +170,7 @@ impl Member {
         }
         if !is_member && now - self.joined_at >= JOIN_INTERVAL {
             self.joined_at = now;
+            let agreed = self.shown.as_ref().map(|view| &view.configuration);
             let candidate = Candidate {
                 node: id,
                 incarnation,
@@ -142,7 +178,7 @@ impl Member {
                 kind: Kind::Relay,
                 votes: true,
                 weight: 1,
-                generation: 0,
+                generation: self.configurations.joins_with(agreed),
             };
             self.audience.propose(time, Command::Join(candidate));
         }

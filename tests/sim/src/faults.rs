@@ -104,9 +104,10 @@ impl World {
                 for index in 0..self.relays.len() {
                     if self.relays[index].units.is_none() {
                         let units = setup::units(index, &self.options, &mut self.random, self.now);
-                        let life = (setup::id(index), units.incarnation());
+                        let life = units.incarnation();
                         let council = self.council.as_ref();
-                        let member = council.map(|council| council.member(life.0, life.1));
+                        let member =
+                            council.map(|council| council.member(index, life, &self.options));
                         self.relays[index].start(self.now, index, (units, member));
                         if let Some(keys) = &mut self.keys {
                             keys.change_version(index);
@@ -145,6 +146,7 @@ impl World {
                 self.disturbed = self.disturbed.max(self.now + time);
             }
             Action::Drain => self.council.iter().for_each(Council::drain_owner),
+            Action::Reconfigure => self.council.iter().for_each(Council::reconfigure),
             Action::Replay => self.replay(),
         }
         true

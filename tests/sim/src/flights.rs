@@ -14,7 +14,8 @@ use crate::tls;
 
 /// Answers of handshakes, each repeated once.
 pub struct Flights {
-    tls: ServerConfig,
+    /// Of even generations of the configuration, and of odd ones.
+    tls: [ServerConfig; 2],
     known: BTreeMap<FlowId, Flight>,
 }
 
@@ -30,7 +31,9 @@ impl Flights {
     /// Of relays with this kind of key, that ask clients for a certificate, or not.
     pub fn new(key: ServerKey, client_auth: bool) -> Self {
         // A handshake that is repeated draws no randomness.
-        Flights { tls: tls::server(Random::new(0), key, client_auth), known: BTreeMap::new() }
+        let tls =
+            [0, 1].map(|generation| tls::server(Random::new(0), (key, generation), client_auth));
+        Flights { tls, known: BTreeMap::new() }
     }
 
     /// The server's bytes in the handshake that a backup holds as `shadow`.
@@ -42,7 +45,8 @@ impl Flights {
             return flight.said;
         }
         let input = shadow.input.get(..consumed)?;
-        let handshake = Handshake::replay(&self.tls, input, &shadow.journal);
+        let tls = &self.tls[(shadow.generation % 2) as usize];
+        let handshake = Handshake::replay(tls, input, &shadow.journal);
         let said = handshake.ok().map(|handshake| handshake.output().len() as u64);
         self.known.insert(id, Flight { consumed, journal, said });
         said

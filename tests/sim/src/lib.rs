@@ -11,6 +11,7 @@ pub mod campaign;
 #[cfg(feature = "canary")]
 pub mod canary;
 mod client;
+mod configuration;
 mod council;
 pub mod every_event;
 mod faults;

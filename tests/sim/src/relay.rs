@@ -185,7 +185,8 @@ impl Relay {
                 (Command::Resolve(side, address), _) => turned.resolve.push((side, address)),
                 (Command::Propose(command), Some(member)) => member.propose(now, command),
                 (Command::Suspect(silent), Some(member)) => member.suspect(now, silent),
-                (Command::Propose(_) | Command::Suspect(_), _) => {}
+                // The program looks at no addresses.
+                (Command::Serve(..) | Command::Propose(_) | Command::Suspect(_), _) => {}
             }
         }
         self.program.learn_ports(units);

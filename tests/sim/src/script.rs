@@ -102,6 +102,8 @@ pub enum Action {
     Unplug(Side, Who, Duration),
     /// The council drains the owner; who was drained before is given back.
     Drain,
+    /// The council is asked for another configuration, or to drop the one that is being prepared.
+    Reconfigure,
     /// Cluster datagrams of the past are repeated, and forged ones are sent.
     Replay,
 }

@@ -72,20 +72,25 @@ pub fn id(index: usize) -> NodeId {
     NodeId(index as u8 + 1)
 }
 
-/// A new life, with all its units, of the relay at `index`.
-pub fn units(index: usize, options: &Options, random: &mut Random, now: Instant) -> Units {
-    let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
-    let peers = (0..options.relays).filter(|peer| *peer != index);
+/// What the relay at `index` serves under a generation of the configuration.
+pub fn listener(index: usize, options: &Options, (generation, random): (u64, Random)) -> Listener {
     let families = [false, true];
-    let listener = Listener {
+    Listener {
         addresses: families.map(vip).to_vec(),
         port: PORT,
         snat: families.map(|ipv6| address(ipv6, 2, 100)).to_vec(),
         backends: vec![IpEndpoint::new(address(options.ipv6, 2, 10), BACKEND_PORT)],
         // After a takeover the other algorithm goes on.
         congestion: [tcp::Algorithm::Cubic, tcp::Algorithm::Bbr][index % 2],
-        tls: tls::server(random.fork(), options.server_key, options.client_auth),
-    };
+        tls: tls::server(random, (options.server_key, generation), options.client_auth),
+    }
+}
+
+/// A new life, with all its units, of the relay at `index`.
+pub fn units(index: usize, options: &Options, random: &mut Random, now: Instant) -> Units {
+    let cluster_address = |index: usize| IpAddr::V4(Ipv4Addr::new(10, 99, 3, index as u8 + 1));
+    let peers = (0..options.relays).filter(|peer| *peer != index);
+    let listener = listener(index, options, (0, random.fork()));
     let patience = tcp::Limits { keepalive: Some(KEEP_ALIVE), stall_max: None };
     let patient = tcp::Config { patience, ..tcp::Config::default() };
     let settings = Settings {
@@ -107,7 +112,7 @@ pub fn units(index: usize, options: &Options, random: &mut Random, now: Instant)
         unit: Unit::WHOLE,
         client_mac: Macs { cluster: VIRTUAL_CLIENT_MAC, port: port_mac(1, index) },
         backend_mac: Macs { cluster: VIRTUAL_BACKEND_MAC, port: port_mac(2, index) },
-        listeners: vec![listener],
+        listeners: vec![listener].into(),
         client_tcp: patient,
         backend_tcp: patient,
         backend_spread: None,

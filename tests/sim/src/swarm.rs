@@ -20,6 +20,9 @@ use crate::random::Random;
 use crate::script::{Action, Options, Step, Way, When, Who};
 use crate::variety;
 
+/// Of a thousand clusters with a council.
+const RECONFIGURES: u32 = 300;
+
 /// How large the scenarios are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swarm {
@@ -80,6 +83,7 @@ pub fn options(seed: u64, swarm: Swarm) -> Options {
     if let Swarm::Views(units) = swarm {
         agree(&mut options, seed);
         key(&mut options, seed);
+        reconfigure(&mut options, seed);
         options.units = units.unwrap_or_else(|| divide(seed));
     }
     options
@@ -134,6 +138,21 @@ fn agree(options: &mut Options, seed: u64) {
     });
     if random.chance(300) {
         drain(options, &mut random);
+    }
+}
+
+/// The configuration changes between any two other steps, often while handshakes are under way, and
+/// sometimes again before all relays have the last one.
+fn reconfigure(options: &mut Options, seed: u64) {
+    let mut random = Random::new(seed ^ 0x434f_4e46_4947);
+    if !random.chance(RECONFIGURES) {
+        return;
+    }
+    // No more often than a handshake may last through, see `Listeners::is_outdated`.
+    for _ in 0..=random.below(4) {
+        let at = random.below(options.steps.len() as u64 + 1) as usize;
+        let after = Duration::from_micros(random.below(300_000));
+        options.steps.insert(at, Step::new(When::After(after), Action::Reconfigure));
     }
 }
 

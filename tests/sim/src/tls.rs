@@ -28,13 +28,20 @@ MC4CAQAwBQYDK2VwBCIEIIPrAZuSP6iP9kXaLM51/uFTBr0W7FKOC5UpFVWT/nHJ
 -----END PRIVATE KEY-----
 ";
 
+/// Another one, for every other configuration of the relays.
+const NEXT_PEM: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIF3p+vfqRY4dl1Xa/DDtQ1a5nCD9MAgpNaErrZOngcrW
+-----END PRIVATE KEY-----
+";
+
 /// Others, for the relays alone.
 const ECDSA_PEM: &str = include_str!("keys/ecdsa.pem");
 const RSA_PEM: &str = include_str!("keys/rsa.pem");
 
-/// One for each kind of key, in their order.
-static CERTIFICATE_PEMS: LazyLock<[String; 3]> =
-    LazyLock::new(|| [KEY_PEM, ECDSA_PEM, RSA_PEM].map(|key| certificate(SERVER_NAME, key)));
+/// One for each kind of key, in their order, and that of every other configuration.
+static CERTIFICATE_PEMS: LazyLock<[String; 4]> = LazyLock::new(|| {
+    [KEY_PEM, ECDSA_PEM, RSA_PEM, NEXT_PEM].map(|key| certificate(SERVER_NAME, key))
+});
 
 /// The clients'.
 static CLIENT_CERTIFICATE_PEM: LazyLock<String> =
@@ -70,9 +77,14 @@ pub fn seed_clients(random: Random) {
     RANDOM.with_borrow_mut(|slot| *slot = random);
 }
 
-/// What a relay serves with; `random` is the relay's own.
-pub fn server(random: Random, key: ServerKey, client_auth: bool) -> ServerConfig {
+/// What a relay serves with under a generation of the configuration; `random` is the relay's own.
+pub fn server(
+    random: Random,
+    (key, generation): (ServerKey, u64),
+    client_auth: bool,
+) -> ServerConfig {
     let (index, key_pem) = match key {
+        _ if generation % 2 == 1 => (3, NEXT_PEM),
         ServerKey::Ed25519 => (0, KEY_PEM),
         ServerKey::EcdsaP256 => (1, ECDSA_PEM),
         ServerKey::Rsa2048 => (2, RSA_PEM),

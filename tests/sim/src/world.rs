@@ -60,6 +60,8 @@ pub struct Report {
     pub takeovers: u32,
     /// Units that went from one relay to another one while both lived.
     pub handed_over: u64,
+    /// How often another configuration came into force.
+    pub reconfigured: u64,
     /// Frames that a relay sent on to another one.
     pub forwarded: u64,
     /// Connections that were planned.
@@ -163,8 +165,9 @@ impl World {
         let council = options.views.map(|manners| Council::new(options.units, manners, seed));
         for (index, relay) in relays.iter_mut().enumerate() {
             let units = setup::units(index, &options, &mut random, now);
-            let life = (setup::id(index), units.incarnation());
-            let member = council.as_ref().map(|council| council.member(life.0, life.1));
+            let life = units.incarnation();
+            let council = council.as_ref();
+            let member = council.map(|council| council.member(index, life, &options));
             relay.start(now, index, (units, member));
         }
         let mut keys =

@@ -17,7 +17,6 @@ use crate::replica::{self, Author, Link, Replicas, Shadows, Standing};
 use crate::tcp;
 use crate::time::{Duration, Instant};
 use crate::tls::{ContentType, DirectionState, Opener, Sealer, Secret, Suite, record_header};
-use crate::tls::{ServerConfig, ServerOptions};
 
 /// TLS_AES_128_GCM_SHA256 and TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256.
 const SUITES: [u16; 2] = [0x1301, 0xc02b];
@@ -248,31 +247,6 @@ fn endpoint(host: u8, port: u16) -> Endpoint {
     Endpoint { address, port }
 }
 
-fn tls() -> ServerConfig {
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let parameters = rcgen::CertificateParams::new(["relay.test".to_owned()]).expect("a name");
-    let certificate = parameters.self_signed(&key).expect("a certificate");
-    let identity = crate::tls::Identity {
-        certificate_chain_pem: certificate.pem().into_bytes(),
-        key_pem: key.serialize_pem().into_bytes(),
-    };
-    let options = ServerOptions {
-        name: b"server".to_vec(),
-        identities: vec![identity],
-        alpn: Vec::new(),
-        client_auth: None,
-        ticket_key: [0; 32],
-        clock: std::sync::Arc::new(rustls::time_provider::DefaultTimeProvider),
-        entropy: None,
-    };
-    ServerConfig::new(options).expect("a configuration")
-}
-
-std::thread_local! {
-    /// Open flows need none, but a restoration has it at hand.
-    static TLS: ServerConfig = tls();
-}
-
 fn link(from: u8, to: u8) -> Link {
     let me = (NodeId(from), Incarnation(from.into()));
     Link::new(([0; 32], crate::unit::Unit::WHOLE), me, NodeId(to), Duration::from_millis(5))
@@ -317,19 +291,16 @@ impl World {
         (client, backend): (Peer, Peer),
     ) -> World {
         let (_, shadow, _) = shadows.take().pop().expect("a flow");
-        let flow = TLS.with(|tls| {
-            let with = Restoration {
-                now,
-                client_config: &CONFIG,
-                backend_config: &CONFIG,
-                hold,
-                clock_lead: 0,
-                outage: Duration::from_millis(20),
-                listener: 0,
-                tls,
-            };
-            Flow::restore(FLOW, shadow, &with).expect("a shadow that makes sense")
-        });
+        let with = Restoration {
+            now,
+            client_config: &CONFIG,
+            backend_config: &CONFIG,
+            hold,
+            clock_lead: 0,
+            outage: Duration::from_millis(20),
+            listener: None,
+        };
+        let flow = Flow::restore(FLOW, shadow, &with).expect("a shadow that makes sense");
         let mut world = World {
             now,
             hold,
@@ -357,6 +328,7 @@ impl World {
             idle_max: None,
             is_scarce: false,
             hurries: false,
+            is_outdated: false,
         };
         act(&mut self.flow, &mut turn)
     }
@@ -435,6 +407,7 @@ impl World {
             idle_max: None,
             is_scarce: false,
             hurries: false,
+            is_outdated: false,
         };
         self.flow.replicate(&mut turn);
         backup.follow(self.now, &mut replicas);

@@ -12,6 +12,8 @@ const INPUT_MAX: usize = MAX_HANDSHAKE_INPUT + MAX_RECORD;
 /// A flow that has no backend yet.
 #[derive(Clone)]
 pub struct OpeningShadow {
+    /// Of the configuration under which the handshake began.
+    pub generation: u64,
     pub client: Leg,
     /// The client's stream from offset 0.
     pub input: Vec<u8>,
@@ -24,6 +26,7 @@ pub struct OpeningShadow {
 impl OpeningShadow {
     pub(super) fn new(opening: &Opening<'_>) -> Option<Self> {
         let mut shadow = OpeningShadow {
+            generation: opening.generation,
             client: opening.client,
             input: Vec::new(),
             consumed: 0,

@@ -78,6 +78,7 @@ impl Resolver<'_> {
             workers: context.workers,
             worker_timeout: context.worker_timeout,
             realtime: context.realtime,
+            documents: None,
         })
     }
 

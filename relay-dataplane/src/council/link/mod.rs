@@ -97,18 +97,20 @@ impl Knocks {
 }
 
 impl Common {
-    /// Tells the worker what this node and the other end of a link have in common: the link that was
+    /// Notes what the other end of a link knows, and tells the worker what this node has in common with
+    /// it: the link that was
     /// dialed by the lower of the two decides.
     fn share<D>(
         &self,
         link: &ConnectionCommon<D>,
         (dialer, listener): (NodeId, NodeId),
     ) -> io::Result<()> {
+        let peer = if dialer == self.own { listener } else { dialer };
+        self.desk.shelf.note(peer, trust::knows_documents(link));
         if dialer >= listener || !self.pairs.contains(dialer) || !self.pairs.contains(listener) {
             return Ok(());
         }
         let key = trust::pair_key(link, (dialer, listener)).map_err(io::Error::other)?;
-        let peer = if dialer == self.own { listener } else { dialer };
         tracing::debug!(%peer, version = key.version(), "council: a key for datagrams");
         self.desk.share(peer, &key);
         Ok(())

@@ -44,6 +44,7 @@ impl World {
             self.describe();
         }
         self.report.handed_over = self.council.as_ref().map_or(0, Council::handed_over);
+        self.report.reconfigured = self.council.as_ref().map_or(0, Council::reconfigured);
         self.report.captured = self.network.captured.take().unwrap_or_default();
         self.report.flows = self.clients.flows.len();
         self.report.records = self.wire.records(setup::PORT);
