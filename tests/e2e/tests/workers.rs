@@ -17,7 +17,7 @@ use xtask::lab::serving;
 const STREAMS: [Flowing; 3] = [Flowing::Down, Flowing::Up, Flowing::Both];
 
 fn lab(workers: u8, queues: u8) -> Fixture {
-    let units = (4 * workers).max(8);
+    let units = 4 * workers;
     let options = Options { relays: 3, witnesses: 1, units, workers, queues, ..Options::default() };
     Fixture::up(&options).unwrap()
 }
@@ -121,26 +121,21 @@ fn survives(workers: u8, queues: u8) {
     }
     let (crossed, lost) = strays(&lab).unwrap();
     println!("{crossed} frames crossed over between workers, {lost} were lost on the way");
-    assert!(workers == 1 || crossed > 1000, "a queue has the flows of all workers");
+    assert!(crossed > 1000, "a queue has the flows of all workers");
     for talk in talks {
         talk.end().unwrap();
     }
 }
 
+/// Queues are dealt out: each worker has some, and one of them more than the other.
 #[test]
-fn two_workers_carry_connections_as_one_does() {
-    survives(2, 2);
+fn two_workers_on_three_queues_carry_connections_as_one_does() {
+    survives(2, 3);
 }
 
 #[test]
 fn four_workers_carry_connections_as_one_does() {
     survives(4, 4);
-}
-
-/// Queues are dealt out: each worker has some, and one of them more than the other.
-#[test]
-fn there_may_be_more_queues_than_workers() {
-    survives(2, 3);
 }
 
 /// One worker that hangs is a relay that hangs.
@@ -165,9 +160,4 @@ fn a_worker_that_hangs_takes_its_relay_out() {
     for talk in talks {
         talk.end().unwrap();
     }
-}
-
-#[test]
-fn zz_one_worker() {
-    survives(1, 1);
 }
