@@ -116,6 +116,16 @@ fn seed_100357_a_member_in_sync_that_is_heard_of_late_is_based_then() {
     assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
 }
 
+/// Links were made anew faster than a slow relay had its turns. It forgot the secret that the others had
+/// just taken up from it for newer ones, heard nobody, and had all of them ejected while the one that was left
+/// in sync was dead: what they held was lost.
+#[test]
+fn seeds_703564_507667_and_506011_of_views_a_secret_that_was_shown_is_not_forgotten() {
+    for seed in [703_564, 507_667, 506_011] {
+        check_views(seed);
+    }
+}
+
 /// A backup had seen a whole stream settle before it was based by an owner that was behind. It kept
 /// the FIN without the bytes before it, took over, and never told anybody of the FIN again.
 #[test]
