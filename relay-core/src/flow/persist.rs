@@ -244,7 +244,9 @@ fn receive(
     for (offset, bytes) in pieces.iter() {
         hold.restore_data(offset..offset + bytes.len() as u64);
     }
-    let fin = state.peer_fin_at.or(pieces.fin);
+    // A FIN above a hole is one that was held when more was settled, before the base of an owner that
+    // knew less. Gates that are based now are given FINs in order only, so it counts when it comes again.
+    let fin = state.peer_fin_at.or(pieces.fin.filter(|fin| hold.ack_limit() >= *fin));
     if let Some(fin) = fin {
         hold.restore_data(fin..fin + 1);
     }

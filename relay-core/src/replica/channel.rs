@@ -34,9 +34,13 @@ pub const OVERHEAD: usize = HEADER + aead::MAX_TAG_LEN;
 /// Former incarnations of a peer that stay refused.
 const RETIRED_MAX: usize = 256;
 
-/// Secrets at a time: the one in use, one that the peer may have begun to use since we said that we
-/// have it, and the newest.
-const SECRETS_MAX: usize = 3;
+/// Secrets at a time: the one in use, those that the peer may have begun to use since we said that we
+/// have them, and the newest.
+const SECRETS_MAX: usize = 8;
+
+/// So often a secret is shown before a newer one is shown instead. Where links are made anew faster than
+/// a busy peer answers, it would else never be the one that the peer has just taken up.
+const SHOWN_MAX: u8 = 4;
 
 /// One node's end of the datagrams between it and one peer, for one unit.
 pub struct Channel {
@@ -125,11 +129,13 @@ impl Channel {
         }
         self.secrets.push(secret);
         if self.secrets.len() > SECRETS_MAX {
-            // What the peer is not known to have, before what it may be sealing under.
+            // What the peer cannot know that we have, before what it may be sealing under.
             let above = self.session.as_ref().map_or(0, |session| session.sealing + 1);
-            match above < self.secrets.len() - 1 {
-                true => drop(self.secrets.remove(above)),
-                false => self.forget(1),
+            let newest = self.secrets.len() - 1;
+            let unknown = (above..newest).find(|place| self.secrets[*place].shown == 0);
+            match unknown.or_else(|| (above..newest).next()) {
+                Some(place) => drop(self.secrets.remove(place)),
+                None => self.forget(1),
             }
         }
     }
@@ -159,14 +165,20 @@ impl Channel {
         Some(seal(&secret.session.as_ref()?.send, &header, payload, out))
     }
 
-    /// Writes what shows the session's peer that we have the newest secret, as long as it has not
-    /// shown the same.
+    /// Writes what shows the session's peer that we have a newer secret, as long as it has not shown
+    /// the same: the one that was shown last for a while, then the newest.
     pub fn seal_rekey(&mut self, out: &mut [u8]) -> Option<usize> {
         let session = self.session.as_ref()?;
-        let newest = self.secrets.last().filter(|_| session.sealing + 1 < self.secrets.len())?;
+        let newest = self.secrets.len().checked_sub(1).filter(|last| *last > session.sealing)?;
+        let last_shown = (session.sealing + 1..=newest).rfind(|at| self.secrets[*at].shown > 0);
+        let place = last_shown.filter(|at| self.secrets[*at].shown < SHOWN_MAX).unwrap_or(newest);
         self.counter += 1;
-        let header = self.header(newest.version, REKEY, session.incarnation);
-        Some(seal(&newest.session.as_ref()?.send, &header, &[], out))
+        let secret = &self.secrets[place];
+        let header = self.header(secret.version, REKEY, session.incarnation);
+        let length = seal(&secret.session.as_ref()?.send, &header, &[], out);
+        let shown = &mut self.secrets[place].shown;
+        *shown = shown.saturating_add(1);
+        Some(length)
     }
 
     /// Writes `payload` for an incarnation that greeted us, if there is one.
@@ -280,6 +292,8 @@ impl Channel {
         for secret in &mut self.secrets {
             let speaks = secret.version == header.version;
             secret.session = speaks.then(|| secret.session_keys(me, theirs));
+            // Not to this life.
+            secret.shown = 0;
         }
         if let Some(keys) = &mut self.secrets[0].session {
             keys.replay.mark(header.counter);

@@ -71,6 +71,11 @@ fn seed_6240_a_record_in_tiny_segments_is_acknowledged_in_the_end() {
     check_varied(6_240);
 }
 
+fn check_views(seed: u64) {
+    let report = run_swarm(seed, Swarm::Views(None));
+    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
+
 fn check_agreed(seed: u64) {
     let report = run_swarm(seed, Swarm::Views(Some(1)));
     assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
@@ -100,8 +105,7 @@ fn seed_4975_of_views_a_second_term_begins_without_a_memory() {
 /// its unit by then, and took the forwarder for the way back to the client.
 #[test]
 fn seed_2335_a_frame_that_was_forwarded_to_another_relay_shows_no_way_back() {
-    let report = run_swarm(2_335, Swarm::Views(None));
-    assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+    check_views(2_335);
 }
 
 /// A relay that had just come back was handed a unit before it had heard every member in sync. One of
@@ -110,4 +114,21 @@ fn seed_2335_a_frame_that_was_forwarded_to_another_relay_shows_no_way_back() {
 fn seed_100357_a_member_in_sync_that_is_heard_of_late_is_based_then() {
     let report = run_swarm(100_357, Swarm::Views(Some(4)));
     assert!(report.failures.is_empty(), "{}\n{:#?}", report.log.join("\n"), report.failures);
+}
+
+/// Links were made anew faster than a slow relay had its turns. It forgot the secret that the others had
+/// just taken up from it for newer ones, heard nobody, and had all of them ejected while the one that was left
+/// in sync was dead: what they held was lost.
+#[test]
+fn seeds_703564_507667_and_506011_of_views_a_secret_that_was_shown_is_not_forgotten() {
+    for seed in [703_564, 507_667, 506_011] {
+        check_views(seed);
+    }
+}
+
+/// A backup had seen a whole stream settle before it was based by an owner that was behind. It kept
+/// the FIN without the bytes before it, took over, and never told anybody of the FIN again.
+#[test]
+fn seed_501121_of_views_a_fin_above_a_hole_is_told_again() {
+    check_views(501_121);
 }

@@ -79,6 +79,8 @@ pub(super) struct Secret {
     pub hello: aead::LessSafeKey,
     /// Those of the session, if it speaks this version.
     pub session: Option<SessionKeys>,
+    /// How often the peer was shown that we have it: it may seal under it from then on.
+    pub shown: u8,
 }
 
 /// The keys between two lives.
@@ -92,7 +94,7 @@ pub(super) struct SessionKeys {
 impl Secret {
     pub fn new(version: u8, key: Zeroizing<[u8; 32]>, me: Life, peer: NodeId) -> Self {
         let hello = datagram_key(&key, me, (peer, NOBODY));
-        Secret { version, key, hello, session: None }
+        Secret { version, key, hello, session: None, shown: 0 }
     }
 
     /// The keys of a session in which nothing came yet.

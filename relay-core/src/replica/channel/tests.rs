@@ -230,6 +230,35 @@ fn a_second_rotation_before_the_first_is_over_loses_nothing() {
     assert_eq!((a.secrets.len(), b.secrets.len()), (1, 1));
 }
 
+/// Links are made anew faster than the other end has its turns: both are told of secrets while what one
+/// of them has said is on its way.
+#[test]
+fn what_the_peer_took_up_is_not_forgotten_for_newer_secrets() {
+    let (mut slow, mut swift) = pair_under(&secret(1));
+    let mut byte = 1;
+    for _ in 0..20 {
+        let mut shown = Vec::new();
+        for _ in 0..3 {
+            byte += 1;
+            slow.handle_pair_key(&secret(byte));
+            swift.handle_pair_key(&secret(byte));
+            shown.extend(rekey(&mut swift));
+        }
+        // Whatever the swift one takes up, and says at once, is read after three more secrets.
+        let mut told: Vec<_> = rekey(&mut slow).into_iter().collect();
+        told.iter_mut().for_each(|datagram| drop(swift.open(datagram)));
+        let mut said = sealed(&mut swift, b"data");
+        for _ in 0..3 {
+            byte += 1;
+            slow.handle_pair_key(&secret(byte));
+            swift.handle_pair_key(&secret(byte));
+        }
+        shown.iter_mut().for_each(|datagram| drop(slow.open(datagram)));
+        assert_eq!(slow.open(&mut said), Ok(Opened::Payload(b"data")), "secret {byte}");
+        tell(&mut slow, &mut swift);
+    }
+}
+
 #[test]
 fn what_was_seen_under_one_secret_is_not_accepted_under_the_next() {
     let (mut a, mut b) = pair_under(&secret(1));
