@@ -413,11 +413,13 @@ impl Council {
         self.silent = silent.without(self.settings.seat.node());
         if !news.is_empty() {
             self.silent_since = self.now;
-            // Who answers shows that it is not this leader who is deaf.
-            self.raw.ping();
         }
         if self.waiting.is_some() {
             return;
+        }
+        if !news.is_empty() {
+            // Who answers shows that it is not this leader who is deaf.
+            self.raw.ping();
         }
         if self.leader().is_some_and(|leader| news.contains(leader)) {
             self.prepare_campaign();
