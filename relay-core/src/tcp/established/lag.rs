@@ -44,7 +44,7 @@ const TRAIN_MIN: u64 = 4;
 const TRAIN: u64 = 12;
 /// Shorter segments are requests, and do not count: when a lone one is lost, an ACK of those before it
 /// only starts its timeout anew.
-const REQUEST_MAX: u64 = 500;
+pub(super) const REQUEST_MAX: u64 = 500;
 /// Segments that SACK blocks leave out.
 const RESERVE: usize = 3;
 /// Runs of segments of the same length that are remembered; with more of them there is no lag.

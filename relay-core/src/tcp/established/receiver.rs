@@ -5,7 +5,7 @@ use core::ops::Range;
 use smoltcp::storage::Assembler;
 
 use super::flow_control::ReceiveWindow;
-use super::lag::{Lag, Mark, SWING};
+use super::lag::{Lag, Mark, REQUEST_MAX, SWING};
 use super::offer::Offer;
 use crate::reason::Reason;
 use crate::tcp::config::Wake;
@@ -18,8 +18,6 @@ const ACK_DELAY: Duration = Duration::from_millis(2);
 /// So many bytes at the start of a stream are acknowledged segment by segment: they are what the
 /// peer's slow start grows from.
 const QUICK: u64 = 16 * 1460;
-/// Shorter segments are requests: their ACKs wait for the answer.
-const QUICK_SEGMENT: u64 = 500;
 /// Ranges that [`Receiver::set_sackable`] keeps: as many as the assembler can hold.
 const SACKABLE_MAX: usize = 32;
 /// A woken peer has this long to repeat the hole that it was shown; then everything is
@@ -504,7 +502,7 @@ impl Receiver {
 
     fn schedule_ack(&mut self, now: Instant) {
         let news = self.wire_ack() - self.acked;
-        let is_quick = self.received <= QUICK && news >= QUICK_SEGMENT;
+        let is_quick = self.received <= QUICK && news >= REQUEST_MAX;
         if news >= 2 * self.largest || is_quick || (news > 0 && self.fin_received()) {
             self.ack_now = true;
         } else if news > 0 && self.ack_at.is_none() {
