@@ -121,8 +121,12 @@ impl Crew {
         self.mates[usize::from(worker)].strays.1.try_iter().take(STRAYS_PER_TURN)
     }
 
-    /// Announces that a worker is about to sleep; false when it must not, since there are strays.
+    /// Announces that a worker is about to sleep; false when it must not, since there are strays. Nobody
+    /// wakes the only one.
     pub fn fall_asleep(&self, worker: u8) -> bool {
+        if !self.is_several() {
+            return true;
+        }
         let mate = &self.mates[usize::from(worker)];
         mate.sleeps.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -131,6 +135,9 @@ impl Crew {
 
     /// It is awake again.
     pub fn wake_up(&self, worker: u8) {
+        if !self.is_several() {
+            return;
+        }
         let mate = &self.mates[usize::from(worker)];
         mate.sleeps.store(false, Ordering::SeqCst);
         // Nothing to read: something else woke it.

@@ -138,7 +138,7 @@ impl Worker {
                 self.views = None;
                 return;
             }
-            let received = self.receive(now) + self.take_strays(now);
+            let received = self.receive(now);
             self.crew.wake(self.part.worker);
             self.answer(now);
             self.follow_views(now);
@@ -155,40 +155,54 @@ impl Worker {
         }
     }
 
-    /// Drains the rings. The cluster's comes first: a node that was paused has to learn that it
-    /// was deposed before it does anything else.
+    /// Drains the rings. The cluster's comes first, and so does what other workers received of it: a node
+    /// that was paused has to learn that it was deposed before it does anything else.
     fn receive(&mut self, now: Instant) -> usize {
+        let strays = self.take_strays();
+        let (urgent, others) = strays.into_iter().partition(|stray| stray.side == Side::Cluster);
+        self.drain(now, Side::Cluster)
+            + self.handle_strays(now, urgent)
+            + self.drain(now, Side::Client)
+            + self.drain(now, Side::Backend)
+            + self.handle_strays(now, others)
+    }
+
+    fn drain(&mut self, now: Instant, side: Side) -> usize {
+        let interface = match side {
+            Side::Cluster => &mut self.cluster,
+            Side::Client => &mut self.client,
+            Side::Backend => &mut self.backend,
+        };
+        let (units, crew) = (&mut self.units, &self.crew);
+        units.handle_carrier(now, side, interface.port.has_carrier());
         let mut total = 0;
-        let interfaces = [
-            (Side::Cluster, &mut self.cluster),
-            (Side::Client, &mut self.client),
-            (Side::Backend, &mut self.backend),
-        ];
-        for (side, interface) in interfaces {
-            self.units.handle_carrier(now, side, interface.port.has_carrier());
-            for _ in 0..BATCHES_MAX {
-                let (units, crew) = (&mut self.units, &self.crew);
-                let count = interface.port.receive(&mut |frame| {
-                    if let Some(worker) = units.handle_frame(now, side, frame) {
-                        crew.hand(worker, Stray { side, frame: frame.into() });
-                    }
-                });
-                total += count;
-                if count < BATCH {
-                    break;
+        for _ in 0..BATCHES_MAX {
+            let count = interface.port.receive(&mut |frame| {
+                if let Some(worker) = units.handle_frame(now, side, frame) {
+                    crew.hand(worker, Stray { side, frame: frame.into() });
                 }
+            });
+            total += count;
+            if count < BATCH {
+                break;
             }
         }
         total
     }
 
-    /// Takes in what other workers received for this one.
-    fn take_strays(&mut self, now: Instant) -> usize {
-        if !self.crew.is_several() {
-            return 0;
+    /// What other workers received for this one.
+    fn take_strays(&self) -> Vec<Stray> {
+        match self.crew.is_several() {
+            true => self.crew.strays(self.part.worker).collect(),
+            false => Vec::new(),
         }
-        let strays = self.crew.strays(self.part.worker);
-        strays.map(|stray| self.units.handle_frame(now, stray.side, &stray.frame)).count()
+    }
+
+    fn handle_strays(&mut self, now: Instant, strays: Vec<Stray>) -> usize {
+        for stray in &strays {
+            self.units.handle_frame(now, stray.side, &stray.frame);
+        }
+        strays.len()
     }
 
     /// What one worker hears of a relay is a sign of life for all.
