@@ -36,6 +36,17 @@ fn strays(lab: &Fixture) -> Result<(u64, u64)> {
     Ok(sums)
 }
 
+/// So many conversations, over both families and both versions of TLS.
+fn converse(lab: &Fixture, count: usize) -> Vec<Conversation> {
+    let listener = lab.backend_listener().unwrap();
+    let begin = |n: usize| {
+        let version = if n.is_multiple_of(3) { "1.2" } else { "1.3" };
+        let client = Client::raw(lab, n % 2 == 1, version).unwrap();
+        Conversation::accept(&listener, client).unwrap()
+    };
+    (0..count).map(begin).collect()
+}
+
 /// Streams on all conversations, and `during` happens in the midst of all of them.
 fn stream(talks: &mut [Conversation], during: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let index = talks.len();
@@ -94,13 +105,7 @@ fn survives(workers: u8, queues: u8) {
     let mut lab = lab(workers, queues);
     let all: Vec<String> = lab.relays().collect();
     await_shares(&lab, &all);
-    let listener = lab.backend_listener().unwrap();
-    let begin = |n: usize| {
-        let client =
-            Client::raw(&lab, n % 2 == 1, if n.is_multiple_of(3) { "1.2" } else { "1.3" }).unwrap();
-        Conversation::accept(&listener, client).unwrap()
-    };
-    let mut talks: Vec<Conversation> = (0..8).map(begin).collect();
+    let mut talks = converse(&lab, 8);
     for (lost, how) in [(&all[0], How::Sigkill), (&all[1], How::Powercut)] {
         let crowd = Crowd::start(&lab).unwrap();
         stream(&mut talks, &mut || lab.kill(lost, how)).unwrap();
@@ -129,11 +134,7 @@ fn a_relay_with_several_units_ends_unnoticed() {
     let mut lab = lab(2, 2);
     let all: Vec<String> = lab.relays().collect();
     await_shares(&lab, &all);
-    let listener = lab.backend_listener().unwrap();
-    let begin = |n: usize| {
-        Conversation::accept(&listener, Client::raw(&lab, n % 2 == 1, "1.3").unwrap()).unwrap()
-    };
-    let mut talks: Vec<Conversation> = (0..8).map(begin).collect();
+    let mut talks = converse(&lab, 8);
     for relay in &all {
         stream(&mut talks, &mut || lab.terminate(relay)).unwrap();
         lab.start(relay).unwrap();
@@ -161,11 +162,7 @@ fn a_worker_that_hangs_takes_its_relay_out() {
     let mut lab = lab(2, 2);
     let all: Vec<String> = lab.relays().collect();
     await_shares(&lab, &all);
-    let listener = lab.backend_listener().unwrap();
-    let begin = |n: usize| {
-        Conversation::accept(&listener, Client::raw(&lab, n % 2 == 1, "1.3").unwrap()).unwrap()
-    };
-    let mut talks: Vec<Conversation> = (0..12).map(begin).collect();
+    let mut talks = converse(&lab, 12);
     let hung = Hung::thread(&lab, &all[0], "worker-1").unwrap();
     await_shares(&lab, &all[1..]);
     for talk in &mut talks {
