@@ -135,7 +135,14 @@ fn a_relay_with_several_units_ends_unnoticed() {
     let all: Vec<String> = lab.relays().collect();
     await_shares(&lab, &all);
     let mut talks = converse(&lab, 8);
-    for relay in &all {
+    // Whoever is left has just come back from a loss.
+    for (lost, how) in [(&all[0], How::Sigkill), (&all[1], How::Powercut)] {
+        stream(&mut talks, &mut || lab.kill(lost, how)).unwrap();
+        await_shares(&lab, &all.iter().filter(|name| *name != lost).cloned().collect::<Vec<_>>());
+        lab.start(lost).unwrap();
+        await_shares(&lab, &all);
+    }
+    for relay in all.iter().rev() {
         stream(&mut talks, &mut || lab.terminate(relay)).unwrap();
         lab.start(relay).unwrap();
         await_shares(&lab, &all);
