@@ -354,6 +354,33 @@ pub struct FlowReport {
     pub state: String,
     /// Milliseconds since the client's connection was accepted.
     pub age_ms: u64,
+    /// The client's connection.
+    #[serde(default)]
+    pub client_tcp: TcpReport,
+    /// The backend's connection; all zero before there is one.
+    #[serde(default)]
+    pub backend_tcp: TcpReport,
+}
+
+/// Where a TCP connection of a flow stands, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpReport {
+    /// Received in order.
+    pub received: u64,
+    /// Of these, those that are still needed: they have not left to the other end, or may have to once more.
+    pub kept: u64,
+    /// Received and not acknowledged: the cluster does not hold it yet, or the ACK lags.
+    pub withheld: u64,
+    /// What the peer may send beyond the last acknowledgement.
+    pub offered: u64,
+    /// Written to the peer, sent or not.
+    pub written: u64,
+    /// Of these, those that the peer has not acknowledged.
+    pub unacked: u64,
+    /// Of those, the ones that may leave, since the cluster could send them, too.
+    pub sendable: u64,
+    /// What the peer takes beyond its last acknowledgement.
+    pub window: u64,
 }
 
 /// One counter.

@@ -18,6 +18,7 @@ pub mod frame;
 pub mod id;
 pub mod listeners;
 pub mod node;
+pub mod parting;
 pub mod reason;
 pub mod relay;
 pub mod replica;

@@ -20,6 +20,7 @@ use crate::frame::{EthernetAddress, Inbound, IpAddress, parse};
 use crate::id::{Incarnation, NodeId};
 use crate::listeners::TooManyAddresses;
 use crate::node::{Command, Node, NodeReport};
+use crate::parting::Duty;
 use crate::reason::{Counters, Reason};
 use crate::replica::{Channel, PairKey, Role};
 use crate::shard::bucket_of;
@@ -166,17 +167,9 @@ impl Units {
         self.nodes.iter().any(Node::takes_in)
     }
 
-    /// Whether it owns any unit that another relay could go on with: it is to be handed over before this
-    /// one ends.
-    pub fn can_hand_over(&self, now: Instant) -> bool {
-        let has_heirs = |node: &Node| node.role() == Role::Owner && node.report(now).in_sync;
-        self.nodes.iter().any(has_heirs)
-    }
-
-    /// Whether others count on this relay: as a backup of any unit, or as the one to which frames of a unit
-    /// still come that was handed over.
-    pub fn is_counted_on(&self) -> bool {
-        self.nodes.iter().any(|node| node.role() == Role::Backup || node.is_forwarding())
+    /// What others still need of this relay, when it was asked to end at `since`.
+    pub fn duty(&self, now: Instant, since: Instant) -> Duty {
+        self.nodes.iter().map(|node| node.duty(now, since)).max().unwrap_or(Duty::None)
     }
 
     /// Whether this relay answers for the cluster's addresses, which is the first worker's matter.

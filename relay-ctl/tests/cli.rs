@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use relay_abi::control::{
     ConfigurationReport, CouncilMember, CouncilReport, CounterReport, FlowList, FlowReport,
-    MAX_REQUEST_LINE, PeerReport, Request, Response, Role, Share, StatusReport, WithdrawnReport,
-    read_line,
+    MAX_REQUEST_LINE, PeerReport, Request, Response, Role, Share, StatusReport, TcpReport,
+    WithdrawnReport, read_line,
 };
 
 #[test]
@@ -378,6 +378,8 @@ fn flow_report() -> FlowReport {
         bytes_down: 64 << 20,
         state: "established".to_owned(),
         age_ms: 1_500,
+        client_tcp: TcpReport::default(),
+        backend_tcp: TcpReport { kept: 17, ..TcpReport::default() },
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use relay_core::config::Side;
 use relay_core::id::NodeId;
+use relay_core::parting::Duty;
 use relay_core::units::Sign;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -33,18 +34,6 @@ pub struct Crew {
     signs: Mutex<BTreeMap<NodeId, Sign>>,
 }
 
-/// How far a worker is with its end, when it is asked to end. In this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Farewell {
-    /// Nothing is left to be done.
-    Free = 1,
-    /// Others count on it as a backup, or send frames through it.
-    Member = 2,
-    /// It owns, and somebody could take over.
-    Owner = 3,
-}
-
 struct Mate {
     strays: (Sender<Stray>, Receiver<Stray>),
     sleeps: AtomicBool,
@@ -52,8 +41,8 @@ struct Mate {
     /// CLOCK_MONOTONIC of its last turn in nanoseconds.
     turned: AtomicU64,
     takes_in: AtomicBool,
-    /// A [`Farewell`]; 0: it has not said anything.
-    farewell: AtomicU8,
+    /// A [`Duty`]; 0: it has not said anything.
+    duty: AtomicU8,
     handed: AtomicU64,
     lost: AtomicU64,
 }
@@ -66,7 +55,7 @@ impl Mate {
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             turned: AtomicU64::new(0),
             takes_in: AtomicBool::new(false),
-            farewell: AtomicU8::new(0),
+            duty: AtomicU8::new(0),
             handed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         })
@@ -164,15 +153,17 @@ impl Crew {
         self.mates.iter().any(|mate| mate.takes_in.load(Ordering::Relaxed))
     }
 
-    /// A worker's part of the end; what is left to be done of all, when all have said so.
-    pub fn part(&self, worker: u8, farewell: Farewell) -> Option<Farewell> {
-        self.mates[usize::from(worker)].farewell.store(farewell as u8, Ordering::Relaxed);
-        let all = || self.mates.iter().map(|mate| mate.farewell.load(Ordering::Relaxed));
+    /// What is left of all workers' duties when the relay is to end, by what one says of its own; None as
+    /// long as some have not said anything.
+    pub fn part(&self, worker: u8, own: Duty) -> Option<Duty> {
+        self.mates[usize::from(worker)].duty.store(own as u8, Ordering::Relaxed);
+        let all = || self.mates.iter().map(|mate| mate.duty.load(Ordering::Relaxed));
         match (all().min()?, all().max()?) {
             (0, _) => None,
-            (_, 1) => Some(Farewell::Free),
-            (_, 2) => Some(Farewell::Member),
-            _ => Some(Farewell::Owner),
+            (_, 1) => Some(Duty::None),
+            (_, 2) => Some(Duty::Member),
+            (_, 3) => Some(Duty::Unsure),
+            _ => Some(Duty::Owner),
         }
     }
 
@@ -249,9 +240,9 @@ mod tests {
     #[test]
     fn all_leave_together() {
         let crew = Crew::new(2).unwrap();
-        assert_eq!(crew.part(0, Farewell::Free), None);
-        assert_eq!(crew.part(1, Farewell::Owner), Some(Farewell::Owner));
-        assert_eq!(crew.part(1, Farewell::Member), Some(Farewell::Member));
-        assert_eq!(crew.part(1, Farewell::Free), Some(Farewell::Free));
+        assert_eq!(crew.part(0, Duty::None), None);
+        assert_eq!(crew.part(1, Duty::Owner), Some(Duty::Owner));
+        assert_eq!(crew.part(1, Duty::Member), Some(Duty::Member));
+        assert_eq!(crew.part(1, Duty::None), Some(Duty::None));
     }
 }

@@ -2,11 +2,12 @@
 
 use relay_abi::control::{
     CounterReport, DEFAULT_FLOWS, FlowList, FlowReport, MAX_FLOWS, PeerReport, Request, Response,
-    Role, Share, StatusReport,
+    Role, Share, StatusReport, TcpReport,
 };
 use relay_core::flow::Description;
 use relay_core::node::NodeReport;
 use relay_core::replica;
+use relay_core::tcp::Standing;
 use relay_core::time::Instant;
 use relay_core::tls::Version;
 use relay_core::units::{Part, Units};
@@ -149,7 +150,15 @@ fn describe(flow: &Description, owner: u8, backups: &[u8], now: Instant) -> Flow
         bytes_down: flow.bytes_down,
         state: flow.state.to_owned(),
         age_ms: now.as_millis().saturating_sub(flow.created_ms),
+        client_tcp: leg(&flow.client_tcp),
+        backend_tcp: flow.backend_tcp.as_ref().map(leg).unwrap_or_default(),
     }
+}
+
+fn leg(standing: &Standing) -> TcpReport {
+    let Standing { received, kept, withheld, offered, written, unacked, sendable, window } =
+        *standing;
+    TcpReport { received, kept, withheld, offered, written, unacked, sendable, window }
 }
 
 fn counter(group: &str, name: &str, value: u64) -> CounterReport {

@@ -16,6 +16,7 @@ use relay_core::config::{Side, Unit};
 use relay_core::frame::EthernetAddress;
 use relay_core::id::NodeId;
 use relay_core::node::Command;
+use relay_core::parting::{Parting, Step};
 use relay_core::replica::Role;
 use relay_core::time::Instant;
 use relay_core::units::{Part, Units};
@@ -25,7 +26,7 @@ use relay_views::source::ViewSource;
 use crate::clock::Clock;
 use crate::control::Query;
 use crate::council::Views;
-use crate::crew::{Crew, Farewell, Stray};
+use crate::crew::{Crew, Stray};
 use crate::neighbors::Neighbors;
 use crate::port::{self, BATCH, Port, XskPort};
 use crate::report::{self, About};
@@ -33,10 +34,6 @@ use crate::xdp::{self, Program};
 
 /// Batches that one turn takes from a port at most: the transmit side must get its turn, too.
 const BATCHES_MAX: usize = 4;
-
-/// How long a node that is asked to end waits for the view in which another one owns, and then for
-/// the one without it.
-const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// The kernel did not take all frames; it will have sent some of them after this time.
 const RING_FULL_WAIT: Duration = Duration::from_micros(50);
@@ -50,14 +47,6 @@ pub struct Interface {
     /// Before the program: its sockets are in the program's map.
     pub port: XskPort,
     pub program: Arc<Program>,
-}
-
-/// Since when a node that is asked to end does what comes before.
-#[derive(Default)]
-struct Leaving {
-    waits: Option<Instant>,
-    hands_over: Option<Instant>,
-    leaves: Option<Instant>,
 }
 
 /// The byte path and everything that it is asked.
@@ -130,10 +119,12 @@ impl Worker {
 
     /// Runs until `stop` is set, and this node has left: nobody has to find out that it is gone.
     pub fn run(&mut self, stop: &AtomicBool) {
-        let mut leaving = Leaving::default();
+        let mut parting = None;
         loop {
             let now = self.clock.now();
-            if stop.load(Ordering::Relaxed) && self.has_left(now, &mut leaving) {
+            if stop.load(Ordering::Relaxed)
+                && self.has_left(now, parting.get_or_insert(Parting::new(now)))
+            {
                 // First of all that ends, so that it does not take the worker's end for a hang.
                 self.views = None;
                 return;
@@ -217,33 +208,27 @@ impl Worker {
 
     /// Whether a node that is asked to end may do so. An owner hands over what it owns; then any node
     /// has itself taken out of the view, so that no gate is missed. Workers end together.
-    fn has_left(&mut self, now: Instant, leaving: &mut Leaving) -> bool {
-        let node = self.units.report(now).node;
+    fn has_left(&mut self, now: Instant, parting: &mut Parting) -> bool {
         let Some(views) = &mut self.views else { return true };
-        let own = if self.units.can_hand_over(now) {
-            Farewell::Owner
-        } else if self.units.is_counted_on() {
-            Farewell::Member
-        } else {
-            // Who owns without a backup has nobody to leave anything to.
-            Farewell::Free
-        };
-        let since = match self.crew.part(self.part.worker, own) {
-            Some(Farewell::Free) => return true,
-            Some(Farewell::Member) => leaving.leaves.get_or_insert_with(|| {
-                tracing::info!("leaves the view before it ends");
-                views.leave();
-                now
-            }),
-            // Somebody has not said anything yet.
-            None => leaving.waits.get_or_insert(now),
-            Some(Farewell::Owner) => leaving.hands_over.get_or_insert_with(|| {
-                tracing::info!("hands over before it ends");
+        let own = self.units.duty(now, parting.since());
+        match parting.step(now, self.crew.part(self.part.worker, own)) {
+            Step::End => return true,
+            Step::Wait => {}
+            Step::HandOver { again } => {
+                if !again {
+                    tracing::info!("hands over before it ends");
+                }
+                let node = self.units.report(now).node;
                 views.propose(since_epoch(now), Proposal::Drain { node });
-                now
-            }),
-        };
-        now - *since >= LEAVE_MAX
+            }
+            Step::Leave { again } => {
+                if !again {
+                    tracing::info!("leaves the view before it ends");
+                }
+                views.leave();
+            }
+        }
+        false
     }
 
     fn follow_views(&mut self, now: Instant) {

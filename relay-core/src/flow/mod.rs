@@ -28,7 +28,7 @@ use crate::listeners::Place;
 use crate::reason::Counters;
 use crate::relay::HoldTime;
 use crate::replica::{Lsn, Replicas};
-use crate::tcp::{Cause, Connection, Memory, Phase};
+use crate::tcp::{Cause, Connection, Memory, Phase, Standing};
 use crate::time::{Duration, Instant};
 
 /// A client has to finish its handshake, and a backend to answer, within this time.
@@ -315,6 +315,8 @@ impl Flow {
             bytes_down: open.map_or(0, |open| open.bytes_down()),
             state,
             created_ms: self.created_ms,
+            client_tcp: self.client.connection.standing(),
+            backend_tcp: self.backend().map(|leg| leg.connection.standing()),
         }
     }
 
@@ -380,6 +382,8 @@ pub struct Description {
     pub bytes_down: u64,
     pub state: &'static str,
     pub created_ms: u64,
+    pub client_tcp: Standing,
+    pub backend_tcp: Option<Standing>,
 }
 
 /// Whether a connection ended in any other way than by both FINs.

@@ -10,12 +10,14 @@ use std::collections::VecDeque;
 
 use relay_abi::peer::{self as abi, Direction, Message};
 use relay_views::Command as Proposal;
+use relay_views::view::State;
 
 use super::{Command, Node};
 use crate::config::Side;
 use crate::id::NodeId;
+use crate::parting::Duty;
 use crate::reason::Reason;
-use crate::replica::{Role, Standing};
+use crate::replica::{Peer, Role, Standing};
 use crate::time::{Duration, Instant};
 
 /// Bytes of frames that are kept at most; of more the new ones are lost, as on a network.
@@ -70,6 +72,32 @@ impl Node {
     /// Whether frames still go from this node to the one that owns now.
     pub fn is_forwarding(&self) -> bool {
         matches!(self.handover, Handover::Forwarding { .. })
+    }
+
+    /// What others still need of this node, when its relay was asked to end at `since`.
+    pub fn duty(&self, now: Instant, since: Instant) -> Duty {
+        let alive = || self.replicas.peers.iter().filter(|peer| self.lives(now, peer));
+        match self.role {
+            Role::Owner if alive().any(|peer| self.may_inherit(peer.id)) => Duty::Owner,
+            // Those that are about to end themselves: the view decides which of them is next.
+            Role::Owner if alive().any(|peer| peer.standing == Standing::InSync) => Duty::Member,
+            Role::Backup if !self.has_heard_owner(since) => Duty::Unsure,
+            Role::Backup => Duty::Member,
+            _ if self.is_forwarding() => Duty::Member,
+            _ => Duty::None,
+        }
+    }
+
+    /// Whether the view gives a relay new units.
+    fn may_inherit(&self, node: NodeId) -> bool {
+        let member = self.agreed.view().and_then(|view| view.members.get(&node));
+        member.is_some_and(|member| matches!(member.state, State::Joining | State::Live))
+    }
+
+    fn has_heard_owner(&self, since: Instant) -> bool {
+        let owner = NodeId(self.view.owner);
+        let owner = self.replicas.peers.iter().find(|peer| peer.id == owner);
+        owner.and_then(Peer::last_heard).is_some_and(|at| at >= since)
     }
 
     /// Keeps a frame for the next owner; false if it is this node's own.

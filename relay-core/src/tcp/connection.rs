@@ -10,6 +10,7 @@ use super::established::{Mark, Patience, Receiver, ReceiverStart, Sender, Sender
 use super::ring::Memory;
 use super::segment::{Action, Options};
 use super::sequence::Numbering;
+use super::standing::Standing;
 use super::wake::Waking;
 use crate::frame::{TcpRepr, Tuple};
 use crate::reason::Reason;
@@ -115,6 +116,21 @@ impl Connection {
     /// Where the connection stands.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// What an operator wants to know of one that stands still.
+    pub fn standing(&self) -> Standing {
+        let (acked, next) = (self.receiver.acked(), self.receiver.next());
+        Standing {
+            received: self.received(),
+            kept: self.received() - self.receiver.retained(),
+            withheld: next.saturating_sub(acked),
+            offered: self.receiver.right_edge().saturating_sub(acked),
+            written: self.written(),
+            unacked: self.written().saturating_sub(self.acked()),
+            sendable: self.sender.limit().min(self.written()).saturating_sub(self.acked()),
+            window: self.sender.peer_window(),
+        }
     }
 
     /// The two ends.

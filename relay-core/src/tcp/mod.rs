@@ -22,6 +22,7 @@ mod path;
 mod ring;
 mod segment;
 mod sequence;
+mod standing;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -34,4 +35,5 @@ pub use cookie::{Accepted, Cookies};
 pub use established::{Algorithm, Limits, Mark};
 pub use ring::Memory;
 pub use segment::reset_for;
+pub use standing::Standing;
 pub use state::{State, StateError, Timestamps};

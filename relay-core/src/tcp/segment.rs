@@ -157,7 +157,8 @@ impl Connection {
         if let Some(piece) = self.sender.next_piece(now) {
             return Some(Action::Piece(piece));
         }
-        if self.sender.persist_due() || self.patience.probe_due() {
+        let asks = self.waking.asks() && self.sender.known() > self.sender.next();
+        if self.sender.persist_due() || self.patience.probe_due() || asks {
             return Some(Action::Probe);
         }
         self.receiver.ack_due(now).then_some(Action::Ack)
@@ -218,6 +219,7 @@ impl Connection {
             self.sender.on_persist_sent(now);
         }
         self.patience.on_probe_sent();
+        self.waking.on_asked();
         let segment = self.acknowledging(now, TcpSeqNumber(before));
         self.after_transmit(now);
         segment

@@ -17,13 +17,17 @@ pub(super) struct Waking {
     sent: Option<u64>,
     repeats: usize,
     again_at: Option<Instant>,
+    /// Nothing was heard of the peer yet.
+    is_first: bool,
+    /// The peer has to say how far its window reaches.
+    asks: bool,
 }
 
 impl Waking {
     /// The ACK leaves next. It is sent again when the peer has sent so much that it may be `in_swing`:
     /// others know everything.
     pub fn begin(&mut self, in_swing: bool) {
-        *self = Waking { due: true, is_urgent: in_swing, ..Waking::default() };
+        *self = Waking { due: true, is_urgent: in_swing, is_first: true, ..Waking::default() };
     }
 
     /// An ACK leaves at `offset`; it counts if one was due.
@@ -36,9 +40,23 @@ impl Waking {
         }
     }
 
-    /// The peer has said something.
-    pub fn on_heard(&mut self) {
-        self.again_at = None;
+    /// The peer has said something; true if that is the first that was heard of it.
+    pub fn on_heard(&mut self) -> bool {
+        (self.again_at, self.asks) = (None, false);
+        core::mem::take(&mut self.is_first)
+    }
+
+    /// Whether the peer is to be asked, by a segment that it has to answer. It may be silent since its window
+    /// toward it is closed, and ignore the one that our ACK offers: a peer takes a window from a segment
+    /// only if none with a higher sequence number has set it before (RFC 9293 section 3.10.7.4, SND.WL1),
+    /// and the node before us may have known of a window of its own that reaches further.
+    pub fn asks(&self) -> bool {
+        self.asks && !self.due
+    }
+
+    /// The peer is asked.
+    pub fn on_asked(&mut self) {
+        self.asks = false;
     }
 
     /// The peer acknowledges up to `ack`. Above our ACK's sequence number that was old to it, so
@@ -55,6 +73,8 @@ impl Waking {
         if self.again_at.is_some_and(|at| at <= now) {
             self.again_at = None;
             self.due = true;
+            // An answer would end the repetition.
+            self.asks = self.repeats == REPEATS.len();
         }
     }
 }

@@ -47,7 +47,14 @@ pub fn await_count(
     wait_for(&format!("{counter} of {name}"), COUNT_LIMIT, || {
         let now = counters(lab, name)?;
         ensure!(now.contains_key(counter), "no such counter");
-        ensure!(now[counter] >= old + least, "{} after {old}, not {least} more", now[counter]);
+        let grown: Vec<String> = now
+            .iter()
+            .map(|(name, value)| (name, value - before.get(name).unwrap_or(&0).min(value)))
+            .filter(|(_, more)| *more > 0)
+            .map(|(name, more)| format!("{name} {more}"))
+            .collect();
+        let is_enough = now[counter] >= old + least;
+        ensure!(is_enough, "{old} before, not {least} more; what has grown: {}", grown.join(", "));
         Ok(())
     })
 }

@@ -36,6 +36,8 @@ pub struct Totals {
     pub excused: u64,
     /// Instants at which a relay lost power.
     pub kills: u64,
+    /// Relays that ended as they were asked to.
+    pub ends: u64,
     pub takeovers: u64,
     /// Units that went from one relay to another one while both lived.
     pub handed_over: u64,
@@ -75,6 +77,7 @@ impl Totals {
         self.completed += report.completed as u64;
         self.excused += report.excused as u64;
         self.kills += u64::from(report.crashes);
+        self.ends += u64::from(report.ends);
         self.takeovers += u64::from(report.takeovers);
         self.handed_over += report.handed_over;
         self.reconfigured += report.reconfigured;
@@ -104,6 +107,7 @@ impl fmt::Display for Totals {
         let Totals { seeds, flows, completed, excused, kills, takeovers, survivals, .. } = self;
         let Totals {
             handed_over,
+            ends,
             reconfigured,
             forwarded,
             records,
@@ -123,7 +127,10 @@ impl fmt::Display for Totals {
         writeln!(f, "seeds {seeds}, failed {failed}, {:.1} seeds/s", self.rate())?;
         writeln!(f, "flows {flows}: completed {completed}, may be lost {excused}")?;
         writeln!(f, "kill points {kills}, takeovers {takeovers}, survivals {survivals}")?;
-        writeln!(f, "units handed over {handed_over}, frames forwarded {forwarded}")?;
+        writeln!(
+            f,
+            "units handed over {handed_over}, frames forwarded {forwarded}, planned ends {ends}"
+        )?;
         writeln!(f, "configurations that came into force {reconfigured}")?;
         writeln!(f, "records {records}, sealed pairs checked {pairs}")?;
         writeln!(f, "entries and tags compared with what their number had sealed {seals}")?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relay_core::id::{Incarnation, NodeId};
+use relay_core::parting::Step;
 use relay_core::time::{Duration, Instant};
 use relay_core::units::Units;
 use relay_views::command::Candidate;
@@ -37,6 +38,8 @@ pub struct Member {
     life: (NodeId, Incarnation),
     shown: Option<Arc<View>>,
     joined_at: Instant,
+    /// It is no member any more, and does not want to be.
+    leaves: bool,
     configurations: Configurations,
 }
 
@@ -52,7 +55,14 @@ impl Council {
         let life = (setup::id(index), incarnation);
         let audience = Audience::new(&self.oracle, life.0, incarnation);
         let configurations = Configurations::new(index, options, incarnation);
-        Member { audience, life, shown: None, joined_at: Instant::ZERO, configurations }
+        Member {
+            audience,
+            life,
+            shown: None,
+            joined_at: Instant::ZERO,
+            leaves: false,
+            configurations,
+        }
     }
 
     /// The view that is in force, whoever knows of it.
@@ -168,7 +178,7 @@ impl Member {
         if vouched {
             units.handle_lease(now);
         }
-        if !is_member && now - self.joined_at >= JOIN_INTERVAL {
+        if !is_member && !self.leaves && now - self.joined_at >= JOIN_INTERVAL {
             self.joined_at = now;
             let agreed = self.shown.as_ref().map(|view| &view.configuration);
             let candidate = Candidate {
@@ -183,6 +193,24 @@ impl Member {
             self.audience.propose(time, Command::Join(candidate));
         }
         vouched
+    }
+
+    /// Does what comes before a relay's end; true if nothing is left. Who is out of reach is not heard.
+    pub fn part(&mut self, now: Instant, step: Step, in_reach: bool) -> bool {
+        let (node, incarnation) = self.life;
+        let command = match (step, &self.shown) {
+            (Step::End, _) => return true,
+            (Step::HandOver { .. }, _) => Command::Drain { node },
+            (Step::Leave { .. }, Some(view)) => {
+                self.leaves = true;
+                view.eject(NodeSet::of(node), (node, incarnation))
+            }
+            _ => return false,
+        };
+        if in_reach {
+            self.propose(now, command);
+        }
+        false
     }
 
     pub fn propose(&mut self, now: Instant, command: Command) {

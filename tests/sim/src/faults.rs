@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use relay_core::config::Side;
+use relay_core::parting::Parting;
 use relay_core::replica::Role;
 use relay_core::time::{Duration, Instant};
 use relay_core::units::Units;
@@ -97,9 +98,14 @@ impl World {
                 self.report.crashes += 1;
                 self.clients.startle(self.now);
             }
+            Action::End(who) => {
+                let Some(index) = self.find(who) else { return false };
+                self.relays[index].parting.get_or_insert(Parting::new(self.now));
+            }
             Action::Restart => {
-                if self.relays.iter().any(|relay| relay.cut_after.is_some()) {
-                    return false; // it dies at the end of its next turn
+                let dies = |relay: &Relay| relay.cut_after.is_some() || relay.parting.is_some();
+                if self.relays.iter().any(dies) {
+                    return false; // it is gone soon
                 }
                 for index in 0..self.relays.len() {
                     if self.relays[index].units.is_none() {
@@ -174,6 +180,16 @@ impl World {
         true
     }
 
+    /// A relay that was asked to end has done so.
+    pub(crate) fn end(&mut self, index: usize) {
+        self.disrupt(index);
+        self.count_dropped(index);
+        self.relays[index] = Relay::default();
+        self.report.ends += 1;
+        self.disturbed = self.disturbed.max(self.now);
+        self.note(&format!("relay {} has ended", index + 1));
+    }
+
     /// The owner has no power any more, if there is one.
     pub(crate) fn kill_owner(&mut self) {
         let Some(index) = self.find(Who::Owner) else { return };
@@ -219,10 +235,8 @@ impl World {
             let view = council.newest();
             let in_sync = view.bucket(unit as u32).map_or(NodeSet::EMPTY, |bucket| bucket.in_sync);
             let may = |index: &usize| {
-                let relay = &self.relays[*index];
-                let life = relay.units.as_ref().map(Units::incarnation);
-                let names = life.is_some_and(|life| view.names(setup::id(*index), life));
-                in_sync.contains(setup::id(*index)) && relay.runs() && names
+                let in_sync = in_sync.contains(setup::id(*index));
+                in_sync && self.relays[*index].runs() && self.is_named(*index)
             };
             return (0..self.relays.len()).filter(|index| *index != owner).find(may);
         }
@@ -246,9 +260,9 @@ impl World {
     fn disrupt_unit(&mut self, unit: usize, index: usize, open: &BTreeSet<u16>) {
         let units = self.relays[index].units.as_ref();
         let role = units.map(|units| units.nodes()[unit].role());
-        let owner = self.council.as_ref().map(|council| council.newest());
-        let owner = owner.and_then(|view| view.bucket(unit as u32)?.owner);
-        if role != Some(Role::Owner) && owner != Some(setup::id(index)) {
+        let (owner, holds) = self.standing_in_view(unit, index);
+        let is_orphan = owner.is_none_or(|owner| !self.is_named(owner));
+        if role != Some(Role::Owner) && owner != Some(index) && !(is_orphan && holds) {
             return;
         }
         let refused = self.refused(index);
@@ -271,6 +285,23 @@ impl World {
                 self.audit.forget(port);
             }
         }
+    }
+
+    /// Who owns a unit by the newest view, and whether a relay is to take over from it.
+    fn standing_in_view(&self, unit: usize, index: usize) -> (Option<usize>, bool) {
+        let view = self.council.as_ref().map(Council::newest);
+        let Some(bucket) = view.as_ref().and_then(|view| view.bucket(unit as u32)) else {
+            return (None, false);
+        };
+        let owner = (0..self.relays.len()).find(|other| bucket.owner == Some(setup::id(*other)));
+        (owner, bucket.in_sync.contains(setup::id(index)))
+    }
+
+    /// Whether a relay is there in the life that the newest view names.
+    fn is_named(&self, index: usize) -> bool {
+        let life = self.relays[index].units.as_ref().map(Units::incarnation);
+        let view = self.council.as_ref().map(Council::newest);
+        view.zip(life).is_some_and(|(view, life)| view.names(setup::id(index), life))
     }
 
     /// Repeats cluster frames of the past, and sends changed ones.

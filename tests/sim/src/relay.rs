@@ -7,6 +7,7 @@ use relay_core::config::Side;
 use relay_core::frame::IpAddress;
 use relay_core::id::NodeId;
 use relay_core::node::Command;
+use relay_core::parting::Parting;
 use relay_core::replica::PairKey;
 use relay_core::time::{Duration, Instant};
 use relay_core::units::Units;
@@ -48,6 +49,8 @@ pub struct Relay {
     pub clogged: Option<(usize, Instant)>,
     /// The power fails when this many more frames have left.
     pub cut_after: Option<u64>,
+    /// It is asked to end.
+    pub parting: Option<Parting>,
     /// What it was told of keys and does not know yet.
     keys: Vec<(NodeId, PairKey)>,
     program: Program,
@@ -66,6 +69,8 @@ pub struct Turned {
     pub resolve: Vec<(Side, IpAddress)>,
     /// The power failed.
     pub died: bool,
+    /// It was asked to end, and nothing is left to be done before.
+    pub ended: bool,
     /// Who sends the frames of each unit.
     pub acting: Vec<Acting>,
 }
@@ -166,6 +171,11 @@ impl Relay {
         let in_reach = !self.is_muted(now) && !self.is_unplugged(now, Side::Cluster);
         let units = self.units.as_mut()?;
         self.paused_until = None;
+        if let (Some(parting), Some(member)) = (&mut self.parting, &mut self.member)
+            && member.part(now, parting.step(now, Some(units.duty(now, parting.since()))), in_reach)
+        {
+            return Some(Turned { ended: true, ..Turned::default() });
+        }
         for (side, _) in self.unplugged.extract_if(.., |(_, until)| *until <= now) {
             units.handle_carrier(now, side, true);
         }

@@ -80,6 +80,8 @@ pub enum Action {
     Wait,
     /// A power cut after so many more frames of its next turn have left.
     Crash(Who, u64),
+    /// A relay is asked to end: it hands over, leaves the view, and is gone.
+    End(Who),
     /// Every machine without power starts again as a new incarnation.
     Restart,
     /// A machine gets no processor for so long.

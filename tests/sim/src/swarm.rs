@@ -22,6 +22,7 @@ use crate::variety;
 
 /// Of a thousand clusters with a council.
 const RECONFIGURES: u32 = 300;
+const ENDS: u32 = 300;
 
 /// How large the scenarios are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,7 @@ pub fn options(seed: u64, swarm: Swarm) -> Options {
         agree(&mut options, seed);
         key(&mut options, seed);
         reconfigure(&mut options, seed);
+        end(&mut options, seed);
         options.units = units.unwrap_or_else(|| divide(seed));
     }
     options
@@ -153,6 +155,29 @@ fn reconfigure(options: &mut Options, seed: u64) {
         let at = random.below(options.steps.len() as u64 + 1) as usize;
         let after = Duration::from_micros(random.below(300_000));
         options.steps.insert(at, Step::new(When::After(after), Action::Reconfigure));
+    }
+}
+
+/// Relays are asked to end between any two other steps, most often those that own, and come back.
+fn end(options: &mut Options, seed: u64) {
+    let mut random = Random::new(seed ^ 0x454e_4400);
+    if !random.chance(ENDS) {
+        return;
+    }
+    let ends = 1 + random.below(2);
+    let steps = options.steps.len() as u64;
+    let mut places: Vec<u64> = (0..ends).map(|_| random.below(steps + 1)).collect();
+    // The last one first: none comes before the return of another one.
+    places.sort_unstable_by(|one, other| other.cmp(one));
+    for at in places {
+        let at = at as usize;
+        let after = Duration::from_micros(random.below(400_000));
+        let when = if random.chance(500) { When::InSync } else { When::After(after) };
+        let who = if random.chance(700) { Who::Owner } else { Who::Backup };
+        let dark = millis(0, 1_000, &mut random);
+        let steps =
+            [Step::new(when, Action::End(who)), Step::new(When::After(dark), Action::Restart)];
+        options.steps.splice(at..at, steps);
     }
 }
 

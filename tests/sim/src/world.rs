@@ -57,6 +57,8 @@ pub struct Report {
     pub digest: u64,
     pub failures: Vec<String>,
     pub crashes: u32,
+    /// Relays that ended as they were asked to.
+    pub ends: u32,
     pub takeovers: u32,
     /// Units that went from one relay to another one while both lived.
     pub handed_over: u64,
@@ -372,8 +374,12 @@ impl World {
             let Some(turned) = self.relays[index].run(self.now) else {
                 continue;
             };
-            let Turned { frames, resolve, died, acting } = turned;
             self.turns += 1;
+            if turned.ended {
+                self.end(index);
+                continue;
+            }
+            let Turned { frames, resolve, died, acting, .. } = turned;
             self.watch_leases(&acting, &frames);
             let covers = self.covers(index, &acting, &frames);
             let muted = self.relays[index].is_muted(self.now);

@@ -56,10 +56,15 @@ impl Connection {
         }
         let ack = self.check_ack(now, segment)?;
         self.patience.on_heard(now);
-        self.waking.on_heard();
+        let is_first = self.waking.on_heard();
         self.note_timestamp(now, start, segment);
         if let Some(ack) = ack {
+            let right = self.sender.window.right();
             self.handle_ack(now, (start, ack), segment);
+            if is_first && segment.payload.is_empty() && self.sender.window.right() > right {
+                // What was said before may have been old to the peer, see `Waking::asks`.
+                self.receiver.ack_now();
+            }
         }
         self.receiver.set_round_trip(self.sender.round_trip());
         let fin = segment.control == TcpControl::Fin;
@@ -138,12 +143,32 @@ impl Connection {
         {
             self.receiver.note_old(start, end);
         }
+        if is_old && segment.segment_len() == 0 {
+            self.learn_window(start, segment);
+        }
         self.answer_old(now, segment);
         let reason = match segment.control {
             TcpControl::Syn => Reason::SynChallenged,
             _ => Reason::OutOfWindow,
         };
         Err(reason)
+    }
+
+    /// Whose window is closed asks for it by an empty segment that is old (as Linux does). It tells its
+    /// own window, which may reach further than we know: then the answer has to come from there, see
+    /// `Waking::asks`.
+    fn learn_window(&mut self, start: i64, segment: &TcpRepr) {
+        let Some(ack) = segment.ack_number else { return };
+        let una = self.sender.una();
+        let ack = self.outbound.offset(ack, una);
+        let Ok(ack) = u64::try_from(ack) else { return };
+        let scale = self.options.send_wscale.unwrap_or(0);
+        let window = u64::from(segment.window_len) << scale;
+        let is_known = (una..=self.sender.known()).contains(&ack);
+        if is_known && ack + window > self.sender.window.right() {
+            self.sender.window.update(start, ack, una, window);
+            self.receiver.ack_now();
+        }
     }
 
     /// An unacceptable segment is answered with an ACK: at once when it repeats something, since

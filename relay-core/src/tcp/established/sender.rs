@@ -237,6 +237,11 @@ impl Sender {
         self.fin.get_or_insert(self.written);
     }
 
+    /// What lies below may leave.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     pub fn set_limit(&mut self, offset: u64) {
         self.note_starved();
         self.limit = self.limit.max(offset);

@@ -2,6 +2,8 @@
 
 use super::rules::{ISS, drain, expect_ack, open, segment, seq_of};
 use super::{CALM, Host, Network, Weather, small_config};
+use crate::frame::TcpRepr;
+use crate::reason::Reason;
 use crate::tcp::{Connection, Phase, StateError};
 use crate::time::Duration;
 
@@ -180,6 +182,56 @@ fn the_peer_is_woken_again_when_it_knew_of_more() {
     connection.handle_segment(super::START, &segment(0, 450, b"")).expect("an ACK");
     let second = expect_ack(&mut connection, super::START, 0);
     assert_eq!(seq_of(&second), 500);
+}
+
+/// A connection whose peer has filled the window of the old node, which knew that the peer's own reaches up
+/// to 64,000: its ACKs came from there. This one has been told of 60,000.
+fn silenced() -> Connection {
+    let mut state = open().save();
+    (state.retained, state.wire_ack, state.right_edge) = (50_000, 50_000, 150_000);
+    (state.sent_max, state.peer_window) = (1 << 30, 60_000);
+    let mut connection =
+        Connection::restore(&small_config(), &state, super::START).expect("a connection");
+    connection.wake(None);
+    let waking = expect_ack(&mut connection, super::START, 50_000);
+    assert_eq!(seq_of(&waking), 59_999);
+    connection
+}
+
+fn told(start: i64) -> TcpRepr<'static> {
+    TcpRepr { window_len: 64_000, ..segment(start, 0, b"") }
+}
+
+#[test]
+fn rfc_9293_a_silent_peer_is_asked_for_its_window_so_that_it_takes_ours() {
+    let mut connection = silenced();
+    let soon = super::START + Duration::from_millis(4);
+    connection.handle_timeout(soon);
+    expect_ack(&mut connection, soon, 50_000);
+    let later = soon + Duration::from_millis(16);
+    connection.handle_timeout(later);
+    let sent = drain(&mut connection, later);
+    assert_eq!(sent.iter().map(seq_of).collect::<Vec<_>>(), [59_999, -1], "an ACK, and a question");
+    connection.handle_segment(later, &told(50_000)).expect("an answer");
+    let again = expect_ack(&mut connection, later, 50_000);
+    assert_eq!(seq_of(&again), 63_999, "SND.WL1 of the peer");
+    connection.handle_segment(later, &told(50_000)).expect("another one");
+    assert!(drain(&mut connection, later).is_empty(), "it was told");
+}
+
+#[test]
+fn rfc_9293_the_question_of_a_peer_whose_window_is_closed_tells_its_own() {
+    let mut connection = silenced();
+    let later = super::START + Duration::from_secs(1);
+    let result = connection.handle_segment(later, &told(49_999));
+    assert_eq!(result, Err(Reason::OutOfWindow));
+    assert_eq!(seq_of(&drain(&mut connection, later)[0]), 63_999);
+    // An acknowledgement of what nobody has sent is a guess.
+    let mut guess = told(49_999);
+    (guess.ack_number, guess.window_len) = (segment(0, 1 << 30 | 1, b"").ack_number, 65_000);
+    let result = connection.handle_segment(later, &guess);
+    assert_eq!(result, Err(Reason::OutOfWindow));
+    assert_eq!(connection.save().peer_window, 64_000);
 }
 
 /// The peer has bytes of the old node beyond a hole; the new one has not re-created them yet.
