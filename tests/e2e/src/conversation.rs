@@ -7,6 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use xtask::content;
+use xtask::lab::plan;
+use xtask::shell::{in_namespace, output};
 use xtask::soak::stream::{Pace, receive, send};
 
 use crate::client::Client;
@@ -75,6 +78,34 @@ impl Conversation {
     pub fn tell(&mut self, bytes: &[u8]) -> Result<()> {
         self.server.write_all(bytes)?;
         self.client.expect(bytes)
+    }
+
+    /// The server writes until nobody takes any more, since the client reads nothing. Returns what it wrote,
+    /// as soon as its TCP asks for a window.
+    pub fn fill(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let peer = self.server.peer_addr()?.to_string();
+        self.server.set_nonblocking(true)?;
+        wait_for("a closed window", STALL_LIMIT, || {
+            let mut block = vec![0; 64 << 10];
+            content::fill(DOWN_SEED, bytes.len() as u64, &mut block);
+            loop {
+                match self.server.write(&block) {
+                    Ok(count) => {
+                        bytes.extend_from_slice(&block[..count]);
+                        content::fill(DOWN_SEED, bytes.len() as u64, &mut block);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let mut command = in_namespace(plan::BACKEND_NS, "ss");
+            let timers = output(command.args(["-tno", "dst", &peer]))?;
+            ensure!(timers.contains("(persist"), "{timers}");
+            Ok(())
+        })?;
+        self.server.set_nonblocking(false)?;
+        Ok(bytes)
     }
 
     /// Streams bytes; `during` happens in their midst. Everything arrives and is right.

@@ -183,6 +183,24 @@ fn one_connection_outlives_both_relays_one_after_the_other() {
     talk.end().unwrap();
 }
 
+/// Linux takes a window only from a segment that is not below the one that set it last (SND.WL1 of RFC 9293).
+/// An owner that does not know how far its predecessor had sent acknowledges from the right edge of
+/// the backend's window, and the next one may have been told of a smaller window.
+#[test]
+fn a_window_that_closed_before_the_loss_opens_again() {
+    let options = Options { relays: 3, witnesses: 1, ..Options::default() };
+    let mut lab = Fixture::up(&options).unwrap();
+    let mut talk = begin(&lab, false, "1.3").unwrap();
+    talk.exchange().unwrap();
+    lab.lose_owner(How::Sigkill).unwrap();
+    talk.exchange().unwrap();
+    let bytes = talk.fill().unwrap();
+    lab.lose_owner(How::Sigkill).unwrap();
+    talk.client.expect(&bytes).unwrap();
+    talk.exchange().unwrap();
+    talk.end().unwrap();
+}
+
 #[test]
 fn a_relay_that_paused_wakes_up_and_disturbs_nothing() {
     let mut lab = lab();

@@ -262,7 +262,9 @@ impl World {
         let role = units.map(|units| units.nodes()[unit].role());
         let (owner, holds) = self.standing_in_view(unit, index);
         let is_orphan = owner.is_none_or(|owner| !self.is_named(owner));
-        if role != Some(Role::Owner) && owner != Some(index) && !(is_orphan && holds) {
+        // Who has left heard the owner until then, which may have died at that moment.
+        let held = holds || self.relays[index].parting.is_some();
+        if role != Some(Role::Owner) && owner != Some(index) && !(is_orphan && held) {
             return;
         }
         let refused = self.refused(index);
