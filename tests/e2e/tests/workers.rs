@@ -129,7 +129,6 @@ fn survives(workers: u8, queues: u8) {
 
 /// A planned end, which all workers leave together, in the midst of streams.
 #[test]
-#[ignore = "now and then one connection stands still for a minute, with one worker, too: docs/OPERATIONS.md, known problems"]
 fn a_relay_with_several_units_ends_unnoticed() {
     let mut lab = lab(2, 2);
     let all: Vec<String> = lab.relays().collect();
