@@ -21,7 +21,8 @@ LIMIT_S = 10
 
 
 def open_port(device):
-    port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    # Without a protocol it hears nothing before it is bound: else what other devices received.
+    port = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     port.bind((device, 3))
     port.settimeout(LIMIT_S)
     return port

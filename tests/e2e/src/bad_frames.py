@@ -34,7 +34,7 @@ def checksum(data):
 
 class Frames:
     def __init__(self, device, mac, source, target):
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.bind((device, 0x0800))
         own = self.socket.getsockname()[4]
         self.ethernet = bytes.fromhex(mac.replace(":", "")) + own + b"\x08\x00"

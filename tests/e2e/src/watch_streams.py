@@ -86,7 +86,7 @@ class Watch:
 
 def main(device, source):
     watch = Watch(source)
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     packets.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
     packets.bind((device, 0x0800))
     print("ready", flush=True)
