@@ -5,7 +5,7 @@ mod health;
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,9 @@ pub struct Upgrade {
     /// Seconds to wait for a drain, and for the return of a node
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     wait: u64,
+    /// Seconds to wait for the command of one node
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    hook_wait: u64,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -49,8 +52,9 @@ pub fn run(control: &Path, options: &Upgrade) -> Result<String, String> {
         return Ok(plan.iter().map(describe).collect());
     };
     let limit = Duration::from_secs(options.wait);
+    let hook_limit = Duration::from_secs(options.hook_wait);
     for (index, member) in plan.iter().enumerate() {
-        let step = Step { control, node: member.id, hook, limit };
+        let step = Step { control, node: member.id, hook, limit, hook_limit };
         let line = step.run().map_err(|problem| {
             format!("node {}, {problem}{}", member.id, rest(&plan[index + 1..]))
         })?;
@@ -115,6 +119,7 @@ struct Step<'a> {
     node: u8,
     hook: &'a str,
     limit: Duration,
+    hook_limit: Duration,
 }
 
 impl Step<'_> {
@@ -149,21 +154,41 @@ impl Step<'_> {
     /// The operator's command. What it prints is not ours.
     fn replace(&self, kind: &str) -> Result<Duration, String> {
         let since = Instant::now();
-        let status = Command::new("sh")
+        let child = Command::new("sh")
             .args(["-c", self.hook])
             .env("RELAY_NODE", self.node.to_string())
             .env("RELAY_KIND", kind)
             .stdin(Stdio::null())
             .stdout(io::stderr())
-            .status()
+            .spawn()
             .map_err(|error| format!("hook: cannot run sh: {error}. The node still runs"))?;
-        match status.success() {
-            true => Ok(since.elapsed()),
-            false => Err(format!(
+        match self.await_end(child, since)? {
+            status if status.success() => Ok(since.elapsed()),
+            status => Err(format!(
                 "hook: it failed ({}): see whether the node runs, and run the upgrade again when \
                  relay-ctl status shows it live",
                 ending(status)
             )),
+        }
+    }
+
+    /// One that takes too long is left alone: half of an installation is worse than a late one.
+    fn await_end(&self, mut hook: Child, since: Instant) -> Result<ExitStatus, String> {
+        loop {
+            match hook.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) if since.elapsed() < self.hook_limit => sleep(INTERVAL),
+                Ok(None) => {
+                    return Err(format!(
+                        "hook: it still runs after {} s (process {}, left alone): see what it waits \
+                         for, and run the upgrade again when relay-ctl status shows the node live, \
+                         with a longer --hook-wait if it needs that",
+                        self.hook_limit.as_secs(),
+                        hook.id()
+                    ));
+                }
+                Err(error) => return Err(format!("hook: cannot wait for it: {error}")),
+            }
         }
     }
 

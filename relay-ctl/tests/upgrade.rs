@@ -70,6 +70,21 @@ fn a_hook_that_fails_ends_it() {
 }
 
 #[test]
+fn a_hook_that_hangs_is_left_alone() {
+    let cluster = Cluster::new(|_| {});
+    // It waits until the test is over, and keeps no pipe open.
+    let hook = "exec > /dev/null 2>&1; echo $$ > hangs; while test -e hangs; do sleep 0.1; done";
+    let output = cluster.upgrade(&["--hook", hook, "--node", "2", "--hook-wait", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let process = fs::read_to_string(cluster.path("hangs")).unwrap();
+    fs::remove_file(cluster.path("hangs")).unwrap();
+    let said = stderr(&output);
+    let expected = format!("node 2, hook: it still runs after 1 s (process {},", process.trim());
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("--hook-wait"), "{said}");
+}
+
+#[test]
 fn a_node_that_does_not_come_back_ends_it() {
     let cluster = Cluster::new(|_| {});
     let output = cluster.upgrade(&["--hook", "true", "--node", "2", "--node", "3", "--wait", "1"]);

@@ -40,10 +40,11 @@ impl Waking {
         }
     }
 
-    /// The peer has said something; true if that is the first that was heard of it.
+    /// The peer has said something; true if that is the first that was heard of one that may have filled our
+    /// window.
     pub fn on_heard(&mut self) -> bool {
         (self.again_at, self.asks) = (None, false);
-        core::mem::take(&mut self.is_first)
+        core::mem::take(&mut self.is_first) && self.is_urgent
     }
 
     /// Whether the peer is to be asked, by a segment that it has to answer. It may be silent since its window

@@ -79,15 +79,23 @@ pub fn run(token: &Token, directory: &Path) -> Result<String, String> {
 
 /// The part of a configuration that these files are for.
 fn lines(token: &Token, directory: &Path) -> String {
-    let (node, directory) = (token.node, directory.display());
+    let node = token.node;
+    let file = |name: &str| toml_string(&directory.join(name));
     let mut text = format!("[node]\nid = {node}\n");
     if token.brings_key {
-        text += &format!("\n[cluster]\nkey_file = \"{directory}/{KEY}\"\n");
+        text += &format!("\n[cluster]\nkey_file = {}\n", file(KEY));
     }
     text + &format!(
-        "\n[cluster.council]\ncertificate = \"{directory}/node-{node}.pem\"\nkey = \
-         \"{directory}/node-{node}.key\"\nca = \"{directory}/{CA}\"\n"
+        "\n[cluster.council]\ncertificate = {}\nkey = {}\nca = {}\n",
+        file(&format!("node-{node}.pem")),
+        file(&format!("node-{node}.key")),
+        file(CA)
     )
+}
+
+/// A basic string of TOML is escaped as a string of JSON is.
+fn toml_string(path: &Path) -> String {
+    serde_json::Value::from(path.display().to_string()).to_string()
 }
 
 /// Why there was no answer.
@@ -250,4 +258,16 @@ fn other_version(token: &Token) -> String {
          both machines, and make a new token",
         token.address
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted() {
+        let quoted = |path: &str| toml_string(Path::new(path));
+        assert_eq!(quoted("/etc/relay/node-4.pem"), r#""/etc/relay/node-4.pem""#);
+        assert_eq!(quoted(r#"/a "b"\c"#), r#""/a \"b\"\\c""#);
+    }
 }
