@@ -25,7 +25,8 @@ use std::ops::{Deref, DerefMut};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 pub use xtask::lab::plan::Network;
 use xtask::lab::plan::{
     BACKEND_NS, BACKEND_PORT, BACKEND_RAW_PORT, CLIENT_NS, ENDPOINT_HOST, SERVER_NAME, vip,
@@ -100,11 +101,27 @@ impl Fixture {
         self.await_backup(relay)
     }
 
+    /// Waits until one more relay may be lost, as far as `owner` knows: the dead have no votes any more, so
+    /// that those who are left are a majority, those who live have theirs, and all of them are in sync.
+    pub fn await_margin(&self, owner: &str) -> Result<()> {
+        wait_for("votes that follow the view", SYNC_LIMIT, || {
+            let status: Value = serde_json::from_str(&self.ask(owner, &["status", "--json"])?)?;
+            let members = status["council"]["members"].as_array().context("a list of members")?;
+            let is_wrong =
+                |member: &&Value| (member["state"] == "live") != (member["votes"] == true);
+            ensure!(members.iter().find(is_wrong).is_none(), "{members:?}");
+            let peers = status["peers"].as_array().context("a list of peers")?;
+            let behind = |peer: &&Value| peer["alive"] == true && peer["in_sync"] == false;
+            ensure!(peers.iter().find(behind).is_none(), "{peers:?}");
+            Ok(())
+        })
+    }
+
     /// Waits until `relay` could take over.
     pub fn await_backup(&self, relay: &str) -> Result<()> {
         wait_for(&format!("return of {relay}"), SYNC_LIMIT, || {
             let status = self.status(relay)?;
-            anyhow::ensure!(status.is_ready_backup(), "{relay} is no backup in sync: {status:?}");
+            ensure!(status.is_ready_backup(), "{relay} is no backup in sync: {status:?}");
             Ok(())
         })
     }

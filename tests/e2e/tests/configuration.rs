@@ -146,12 +146,14 @@ fn a_certificate_and_a_port_change_while_connections_flow() {
         lab.kill(&away, How::Sigkill)?;
         let said = lab.ask(&owner, &["config", "apply", &third])?;
         ensure!(said.contains("generation 2"), "{said}");
+        lab.await_margin(&owner)?;
         let (lost, successor) = lab.lose_owner(How::Sigkill)?;
         ensure!(successor == other, "{successor} owns");
         demand_shown(&lab, plan::PORT, "third")?;
         lab.bring_back(&away)?;
         lab.bring_back(&lost)?;
         await_generation(&lab, 2)?;
+        lab.await_margin(&other)?;
         // The last relay that carries it has not seen the change itself.
         lab.lose_owner(How::Powercut)?;
         demand_shown(&lab, plan::PORT, "third")?;

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::client::Client;
 use e2e::conversation::{Conversation, Flowing};
-use e2e::{Fixture, How, Network, Options, SYNC_LIMIT, TAKEOVER_LIMIT, network, relay, wait_for};
-use serde_json::Value;
+use e2e::{Fixture, How, Network, Options, TAKEOVER_LIMIT, network, relay, wait_for};
 
 fn lab() -> Fixture {
     Fixture::up(&Options { relays: 3, witnesses: 1, ..Options::default() }).unwrap()
@@ -37,21 +36,6 @@ fn await_one_owner(lab: &Fixture, owner: &str) -> Result<()> {
     })
 }
 
-/// Waits until the dead have no votes any more, so that those who are left are a majority, and all who
-/// live are in sync: then one more may be lost.
-fn await_votes_follow(lab: &Fixture, owner: &str) -> Result<()> {
-    wait_for("votes that follow the view", SYNC_LIMIT, || {
-        let status: Value = serde_json::from_str(&lab.ask(owner, &["status", "--json"])?)?;
-        let members = status["council"]["members"].as_array().context("a list of members")?;
-        let voting_dead = |member: &&Value| member["state"] == "dead" && member["votes"] == true;
-        ensure!(members.iter().find(voting_dead).is_none(), "{members:?}");
-        let peers = status["peers"].as_array().context("a list of peers")?;
-        let behind = |peer: &&Value| peer["alive"] == true && peer["in_sync"] == false;
-        ensure!(peers.iter().find(behind).is_none(), "{peers:?}");
-        Ok(())
-    })
-}
-
 #[test]
 fn two_of_three_relays_are_lost_one_after_the_other() {
     let mut lab = lab();
@@ -59,7 +43,7 @@ fn two_of_three_relays_are_lost_one_after_the_other() {
     let lose_two = || {
         let (first, second) = lab.lose_owner(How::Powercut)?;
         ensure!(first != second);
-        await_votes_follow(&lab, &second)?;
+        lab.await_margin(&second)?;
         let (_, third) = lab.lose_owner(How::Sigkill)?;
         ensure!(third != first && third != second);
         lab.bring_back(&first)?;

@@ -192,8 +192,9 @@ fn a_window_that_closed_before_the_loss_opens_again() {
     let mut lab = Fixture::up(&options).unwrap();
     let mut talk = begin(&lab, false, "1.3").unwrap();
     talk.exchange().unwrap();
-    lab.lose_owner(How::Sigkill).unwrap();
+    let (_, second) = lab.lose_owner(How::Sigkill).unwrap();
     talk.exchange().unwrap();
+    lab.await_margin(&second).unwrap();
     let bytes = talk.fill().unwrap();
     lab.lose_owner(How::Sigkill).unwrap();
     talk.client.expect(&bytes).unwrap();
